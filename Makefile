@@ -1,0 +1,55 @@
+# `make help` lists the targets. Each does its own set-up; nothing needs to be installed first
+# but git, make and python3 with venv (or root, to install them).
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+export PYTHONDONTWRITEBYTECODE ?= 1
+
+.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lock check
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## virtual environment with all tools, and the real servers that the tests use
+	@scripts/setup.sh test
+
+setup-demo:  ## virtual environment with what the demo uses
+	@scripts/setup.sh demo
+
+demo: setup-demo  ## the whole job on this machine, in 3 minutes (knobs: make demo DEMO_ARGS="--help")
+	@$(BIN)/autoscaler demo $(DEMO_ARGS)
+
+fmt: setup  ## format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix --select I .
+
+lint: setup  ## ruff: format and rules
+	@echo '==> ruff'; $(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: setup  ## mypy --strict
+	@echo '==> mypy --strict'; $(BIN)/mypy
+
+imports: setup  ## the import contracts of docs/architecture.md
+	@echo '==> import contracts'; $(BIN)/lint-imports
+
+check: lint types imports  ## all that reads the code without running it
+
+unit: setup  ## the tests without the end-to-end ones
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not e2e and not live' $(PYTEST_ARGS)
+
+e2e: setup  ## the end-to-end tests
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m e2e $(PYTEST_ARGS)
+
+test: check  ## everything that CI runs: lint, types, imports, all tests
+	@echo '==> tests'; $(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not live' $(PYTEST_ARGS)
+
+test-live: setup  ## the contract suite against the real cloud (MKINF_KEY_FILE=path; read-only)
+	@$(BIN)/python -m pytest -m live tests/contract $(PYTEST_ARGS)
+
+bench: setup  ## the benchmarks: ratios against a peer or a bound, in one run
+	@$(BIN)/python -m bench
+
+lock:  ## resolve pyproject.toml anew into the two hashed lock files (needs uv)
+	uv lock --python 3.11 --upgrade
+	uv export --frozen --no-emit-project --no-dev --extra demo -o requirements.lock >/dev/null
+	uv export --frozen --no-emit-project --all-extras --group dev -o requirements-dev.lock >/dev/null
