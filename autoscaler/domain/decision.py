@@ -1,0 +1,69 @@
+"""What was settled for a model at one pass, with every rule's wish behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from autoscaler.domain.ids import DecisionId, ModelName
+
+
+class Verdict(StrEnum):
+    """What a decision does to the capacity that stands."""
+
+    OUT = "scale-out"
+    IN = "scale-in"
+    KEEP = "keep"
+    HOLD = "hold"  # signals are missing or absurd, or a guard forbids a change
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One rule's wish.
+
+    Attributes:
+        replicas: in reference replicas, not rounded.
+        inputs: the figures it was made of, for people and for replay.
+    """
+
+    rule: str
+    replicas: float
+    reason: str
+    at: datetime
+    inputs: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The capacity wanted for one model, and why.
+
+    Attributes:
+        demand: work asked for, in reference replicas; None when it could not be measured.
+        raw: the highest recommendation before stabilization, bounds and rate limits.
+        want: capacity wanted in whole reference replicas.
+        have: capacity of all that exists or may exist when it was taken, in reference replicas.
+        binding: the name of the rule that decided.
+        recommendations: every rule's wish, in the order in which they ran.
+        counterfactuals: at what demand the answer changes, in words.
+        release_allowed: whether placement may give nodes back in this pass.
+        surge: whether the panic path is on.
+        reference: the offer type that one replica of capacity is measured in.
+    """
+
+    id: DecisionId
+    model: ModelName
+    at: datetime
+    verdict: Verdict
+    demand: float | None
+    raw: float
+    want: int
+    have: float
+    ready: float
+    binding: str
+    reason: str
+    recommendations: tuple[Recommendation, ...]
+    counterfactuals: tuple[str, ...] = ()
+    release_allowed: bool = False
+    surge: bool = False
+    reference: str = ""
