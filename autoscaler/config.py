@@ -1,0 +1,258 @@
+"""config.toml as validated values: what the whole daemon needs, apart from any one model.
+
+`config_file.py` reads it. Every duration here has a floor that only an emulator on loopback may undercut, so that a
+demo can be fast and a real account cannot be polled to death by a typo.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from autoscaler.policy import OnLimit, Values
+from autoscaler.quantity import Duration, Usd
+
+
+class CloudSettings(Values):
+    """Where machines are rented.
+
+    `prefix` and `owner` mark our machines in their names, for ever: `owner` is 8 characters that no other deployment in
+    the project uses, and it outlives the store.
+    """
+
+    url: str = "https://api.mkinf.io/v0.1"
+    project: str | None = None
+    key_file: Path | None = None
+    email: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,7}$")] = "as1"
+    owner: Annotated[str, Field(pattern=r"^[a-z0-9]{8}$")]
+    prices_file: Path | None = None
+    image_pcie: str = "ubuntu22.04-nvidia-pcie-docker"
+    image_sxm: str = "ubuntu22.04-nvidia-sxm-docker"
+    image_cpu: str = "ubuntu22.04"
+    requests_per_s: Annotated[float, Field(gt=0, le=1000)] = 5.0
+    in_flight: Annotated[int, Field(ge=1, le=256)] = 4
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> Self:
+        if (self.key_file is None) == (self.email is None):
+            raise ValueError("give key_file, or email and password_file, and not both")
+        if (self.email is None) != (self.password_file is None):
+            raise ValueError("email and password_file belong together")
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the cloud is an emulator on this host."""
+        host = urlsplit(self.url).hostname or ""
+        if host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+
+class LimitSettings(Values):
+    """What all models together may cost. Required on a real cloud."""
+
+    usd_per_hour: Usd | None = None
+    usd_per_day: Usd | None = None
+    usd_per_month: Usd | None = None
+    nodes: Annotated[int, Field(ge=0)] | None = None
+    launches_per_window: Annotated[int, Field(ge=1)] = 60
+    launch_window: Duration = timedelta(minutes=10)
+    on_limit: OnLimit = OnLimit.HOLD
+
+
+class SshSettings(Values):
+    """How nodes are reached over SSH. The client key is made at first start, mode 0600."""
+
+    user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "ubuntu"
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    key_file: Path | None = None  # default: <state_dir>/ssh_key
+    key_type: Literal["ed25519", "rsa-4096"] = "ed25519"
+
+
+class FirewallSettings(Values):
+    """Who may reach the serving and metrics ports of nodes: CIDRs of the balancers and of this daemon.
+
+    `manage = false` leaves the cloud's firewall alone (an operator's own rule must exist then).
+    """
+
+    manage: bool = True
+    sources: tuple[str, ...] = ()
+
+    @field_validator("sources")
+    @classmethod
+    def _cidrs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for cidr in value:
+            network = ipaddress.ip_network(cidr)
+            if network.prefixlen < (8 if network.version == 4 else 32):
+                raise ValueError(f"{cidr} opens the serving ports to the world: name your hosts")
+        return tuple(sorted(str(ipaddress.ip_network(cidr)) for cidr in value))
+
+
+class GatewaySettings(Values):
+    """The embedded balancer and activator, a process of its own (`autoscaler gateway`)."""
+
+    listen: tuple[Annotated[str, Field(pattern=r"^.+:\d{1,5}$")], ...] = ("127.0.0.1:8080",)
+    control: Path | None = None  # default: <runtime_dir>/gateway.sock
+    state_file: Path | None = None  # default: <state_dir>/gateway.json
+    max_body: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    max_connections: Annotated[int, Field(ge=1)] = 4096
+    drain_timeout: Duration = timedelta(hours=1)
+    read_timeout: Duration = timedelta(minutes=10)
+
+
+class HaproxySettings(Values):
+    """One HAProxy, driven through its runtime API (deploy/haproxy/haproxy.cfg has the config that it needs)."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")] = "haproxy"
+    socket: Path
+    master_socket: Path | None = None
+    backends: dict[str, str] = Field(default_factory=dict)
+    check_interval: Duration = timedelta(seconds=1)
+
+
+class ServeSettings(Values):
+    """The daemon's own HTTP: loopback and a Unix socket only."""
+
+    listen: Annotated[str, Field(pattern=r"^.+:\d{1,5}$")] = "127.0.0.1:9110"
+    socket: Path | None = None  # default: <runtime_dir>/daemon.sock
+
+    @field_validator("listen")
+    @classmethod
+    def _loopback(cls, value: str) -> str:
+        host = value.rpartition(":")[0].strip("[]")
+        if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+            raise ValueError(
+                f"{host} is not loopback: the API has no TLS of its own; put a proxy before it"
+            )
+        return value
+
+
+def floor(seconds: float) -> object:
+    """Mark a duration with the least value that a real cloud allows."""
+    return Field(json_schema_extra={"floor_s": seconds})
+
+
+class Timings(Values):
+    """Every duration of the protocols, with its default and its floor."""
+
+    reconcile: Annotated[Duration, floor(5)] = timedelta(seconds=15)
+    step: Annotated[Duration, floor(1)] = timedelta(seconds=2)
+    sweep: Annotated[Duration, floor(30)] = timedelta(seconds=60)
+    market: Annotated[Duration, floor(15)] = timedelta(seconds=60)
+    settling_time: Annotated[Duration, floor(120)] = timedelta(seconds=600)
+    orphan_grace: Annotated[Duration, floor(300)] = timedelta(minutes=10)
+    lease_time: Annotated[Duration, floor(15)] = timedelta(seconds=30)
+    lease_renew: Annotated[Duration, floor(2)] = timedelta(seconds=5)
+    gone_after: Annotated[Duration, floor(60)] = timedelta(seconds=60)
+    delete_retry: Annotated[Duration, floor(5)] = timedelta(seconds=5)
+    delete_retry_max: Annotated[Duration, floor(30)] = timedelta(minutes=5)
+    delete_alarm: Annotated[Duration, floor(60)] = timedelta(minutes=15)
+    in_flight_gap: Annotated[Duration, floor(2)] = timedelta(seconds=2)
+    ssh_retry: Annotated[Duration, floor(5)] = timedelta(seconds=5)
+    ssh_timeout: Annotated[Duration, floor(2)] = timedelta(seconds=10)
+    recheck: Annotated[Duration, floor(60)] = timedelta(hours=1)
+    liveness: Annotated[Duration, floor(2)] = timedelta(seconds=10)
+    unhealthy_after: Annotated[Duration, floor(5)] = timedelta(seconds=30)
+    safe_mode_window: Annotated[Duration, floor(60)] = timedelta(minutes=10)
+    safe_mode_starts: Annotated[int, Field(ge=2)] = 5
+    signal_max_age: Annotated[Duration, floor(15)] = timedelta(seconds=60)
+    start_caution: Annotated[Duration, floor(60)] | None = None  # default: one stabilization window
+    retention: Annotated[Duration, floor(3600)] = timedelta(days=30)
+
+    def below_floor(self) -> list[tuple[str, timedelta, timedelta]]:
+        """Name, value and floor of each duration that a real cloud would refuse."""
+        low = []
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            value = getattr(self, name)
+            if isinstance(extra, dict) and isinstance(value, timedelta):
+                least = extra.get("floor_s")
+                if isinstance(least, int | float) and value.total_seconds() < least:
+                    low.append((name, value, timedelta(seconds=least)))
+        return low
+
+
+class LogSettings(Values):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+
+
+class Config(Values):
+    """The whole of config.toml."""
+
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    cloud: CloudSettings
+    limits: LimitSettings = LimitSettings()
+    policies: Path = Path("policies")
+    state_dir: Path = Path("/var/lib/autoscaler")
+    runtime_dir: Path = Path("/run/autoscaler")
+    ssh: SshSettings = SshSettings()
+    firewall: FirewallSettings = FirewallSettings()
+    balancer: Literal["gateway", "haproxy"] = "gateway"
+    gateway: GatewaySettings = GatewaySettings()
+    haproxy: tuple[HaproxySettings, ...] = ()
+    serve: ServeSettings = ServeSettings()
+    timings: Timings = Timings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if self.balancer == "haproxy" and not self.haproxy:
+            raise ValueError('balancer = "haproxy" needs at least one [[haproxy]] with its socket')
+        if self.cloud.is_loopback:
+            return self
+        low = self.timings.below_floor()
+        if low:
+            name, value, least = low[0]
+            raise ValueError(
+                f"timings.{name} is {value.total_seconds():g}s, the least is "
+                f"{least.total_seconds():g}s; only an emulator on loopback may go lower"
+            )
+        missing = [
+            key
+            for key in ("usd_per_hour", "usd_per_month", "nodes")
+            if getattr(self.limits, key) is None
+        ]
+        if missing:
+            raise ValueError(
+                f"limits.{missing[0]} is missing: state what you are willing to spend "
+                "before anything is rented (limits.usd_per_hour, usd_per_month and nodes)"
+            )
+        if self.firewall.manage and not self.firewall.sources:
+            raise ValueError(
+                "firewall.sources is empty: name the CIDRs of the balancers and of this daemon, "
+                "or set firewall.manage = false and open the serving ports yourself"
+            )
+        return self
+
+    @property
+    def ssh_key_file(self) -> Path:
+        return self.ssh.key_file or self.state_dir / "ssh_key"
+
+    @property
+    def store_file(self) -> Path:
+        return self.state_dir / "autoscaler.db"
+
+    @property
+    def socket(self) -> Path:
+        return self.serve.socket or self.runtime_dir / "daemon.sock"
+
+    @property
+    def gateway_control(self) -> Path:
+        return self.gateway.control or self.runtime_dir / "gateway.sock"
+
+    @property
+    def gateway_state_file(self) -> Path:
+        return self.gateway.state_file or self.state_dir / "gateway.json"
