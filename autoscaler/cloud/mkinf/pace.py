@@ -1,0 +1,102 @@
+"""How fast one client may call: a rate, a number in flight, and a share that only deletes use.
+
+mkinf publishes no limits. A fleet that launches hard must still be able to give machines back, so
+other calls leave one place in flight and one request per second alone, and deletes go first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Pace:
+    """Lets calls start. Times are those of the running event loop.
+
+    In any second at most `per_s` calls start and at most `in_flight` run; calls other than
+    deletes get one less of each.
+    """
+
+    def __init__(self, per_s: int, in_flight: int) -> None:
+        self._per_s = per_s
+        self._in_flight = in_flight
+        self._started: deque[float] = deque(maxlen=per_s)
+        self._running = 0
+        self._paused_until = 0.0
+        self._deletes: deque[asyncio.Future[None]] = deque()
+        self._others: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def place(self, *, delete: bool) -> AsyncIterator[None]:
+        """Hold a place while a call is made; wait for one first."""
+        await self._enter(delete)
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self._admit()
+
+    def pause(self, seconds: float) -> None:
+        """Start nothing for so long: the cloud asked for it."""
+        until = asyncio.get_running_loop().time() + seconds
+        self._paused_until = max(self._paused_until, until)
+
+    def paused_s(self) -> float:
+        """Say how long nothing may start, in seconds."""
+        return max(0.0, self._paused_until - asyncio.get_running_loop().time())
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _enter(self, delete: bool) -> None:
+        waiting = asyncio.get_running_loop().create_future()
+        queue = self._deletes if delete else self._others
+        queue.append(waiting)
+        self._admit()
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            if not waiting.cancelled():
+                self._running -= 1  # admitted and cancelled in the same turn of the loop
+            elif waiting in queue:
+                queue.remove(waiting)
+            self._admit()
+            raise
+
+    def _admit(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.close()
+        for queue, spare in ((self._deletes, 0), (self._others, 1)):
+            while queue and self._running < self._in_flight - spare:
+                if queue[0].cancelled():
+                    queue.popleft()
+                    continue
+                wait = self._wait_s(loop.time(), self._per_s - spare)
+                if wait > 0:
+                    self._timer = self._sooner(loop, wait)
+                    break
+                self._start(queue.popleft(), loop.time())
+
+    def _start(self, waiting: asyncio.Future[None], now: float) -> None:
+        self._running += 1
+        self._started.append(now)
+        waiting.set_result(None)
+
+    def _wait_s(self, now: float, per_s: int) -> float:
+        """Say how long until a call may start, when `per_s` of them may start in a second."""
+        wait = self._paused_until - now
+        if len(self._started) >= per_s:
+            wait = max(wait, self._started[-per_s] + 1.0 - now)
+        return wait
+
+    def _sooner(self, loop: asyncio.AbstractEventLoop, wait: float) -> asyncio.TimerHandle:
+        at = loop.time() + wait
+        if self._timer is not None and self._timer.when() <= at:
+            return self._timer
+        self.close()
+        return loop.call_at(at, self._admit)
