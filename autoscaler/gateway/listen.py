@@ -1,0 +1,117 @@
+"""Sockets: bound here, or handed over by systemd; the control socket's file and its mode."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+
+from autoscaler.errors import ConfigError
+
+_FIRST_FD = 3
+_BACKLOG = 2048
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Read HOST:PORT, with an IPv6 host in brackets.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(
+            f"--listen {text!r}: want HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080"
+        )
+    return host.strip("[]"), int(port)
+
+
+def inherited() -> tuple[list[socket.socket], list[socket.socket]]:
+    """Take the sockets that systemd opened for us: those for clients, and those for control."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return [], []
+    count = int(os.environ.pop("LISTEN_FDS", "0"))
+    os.environ.pop("LISTEN_PID")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    clients: list[socket.socket] = []
+    control: list[socket.socket] = []
+    for fd in range(_FIRST_FD, _FIRST_FD + count):
+        os.set_inheritable(fd, False)
+        opened = socket.socket(fileno=fd)
+        opened.setblocking(False)
+        (control if opened.family == socket.AF_UNIX else clients).append(opened)
+    return clients, control
+
+
+def bind_tcp(host: str, port: int, *, reuse_port: bool) -> socket.socket:
+    """Listen on an address.
+
+    Raises:
+        ConfigError: the address is taken or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        opened.bind((host, port))
+        opened.listen(_BACKLOG)
+    except OSError as exc:
+        opened.close()
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {exc.strerror or exc}; "
+            "choose another address, or stop what listens there (ss -ltnp shows it)"
+        ) from exc
+    opened.setblocking(False)
+    return opened
+
+
+def bind_control(path: Path) -> socket.socket:
+    """Listen on a Unix socket of mode 0660; a socket file that nobody serves is replaced.
+
+    Raises:
+        ConfigError: another gateway serves it, or it cannot be made.
+    """
+    _remove_stale(path)
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o117)  # before bind: there is no moment in which the file is open to others
+    try:
+        opened.bind(str(path))
+        opened.listen(_BACKLOG)
+    except OSError as exc:
+        opened.close()
+        raise ConfigError(f"cannot listen on {path}: {exc.strerror or exc}") from exc
+    finally:
+        os.umask(umask)
+    opened.setblocking(False)
+    return opened
+
+
+def unlink_control(path: Path, opened: socket.socket) -> None:
+    """Remove our control socket's file, unless another process has put its own there."""
+    with contextlib.suppress(OSError):
+        if os.path.realpath(opened.getsockname()) == os.path.realpath(path):
+            path.unlink()
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise ConfigError(f"{path} exists and is not a socket; name another path")
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise ConfigError(f"cannot look at {path}: {exc.strerror}") from exc
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError as exc:
+            raise ConfigError(f"cannot try {path}: {exc.strerror or exc}") from exc
+    raise ConfigError(f"another gateway already serves {path}; stop it, or name another path")

@@ -1,0 +1,126 @@
+"""Pools and endpoints on disk, so that a restarted gateway serves before the daemon has said anything."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from autoscaler.gateway.pool import EndpointState
+from autoscaler.gateway.pools import Pools
+from autoscaler.gateway.schema import PoolBody, SavedEndpoint, SavedPool, SavedState
+
+log = structlog.get_logger(__name__)
+
+
+class StateFile:
+    """Writes the state whole and atomically, after each change.
+
+    A disk that refuses is no reason to refuse the daemon: the change holds in memory, `is_behind` says so,
+    and `keep` is called again each second.
+    """
+
+    def __init__(self, path: Path | None, pools: Pools) -> None:
+        self._path = path
+        self._pools = pools
+        self._written = -1  # the generation on disk
+        self._lock = asyncio.Lock()
+        self._wanted = -1
+
+    @property
+    def is_behind(self) -> bool:
+        return self._path is not None and self._written < self._wanted
+
+    def load(self) -> None:
+        """Fill the pools from the file. One that cannot be read is set aside, not overwritten."""
+        if self._path is None:
+            return
+        try:
+            saved = SavedState.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, ValidationError) as exc:
+            log.error("state_file_unreadable", path=str(self._path), error=type(exc).__name__)
+            self._set_aside()
+            return
+        _restore(saved, self._pools)
+        self._written = self._wanted = self._pools.generation
+
+    async def keep(self) -> bool:
+        """Write what is newer than the file; say whether the file is now up to date."""
+        if self._path is None:
+            return True
+        self._wanted = max(self._wanted, self._pools.generation)
+        async with self._lock:
+            if self._written >= self._wanted:
+                return True
+            generation = self._pools.generation
+            text = _snapshot(self._pools).model_dump_json(indent=1).encode()
+            try:
+                await asyncio.to_thread(_replace, self._path, text)
+            except OSError as exc:
+                log.error("state_file_unwritable", path=str(self._path), error=str(exc))
+                return False
+            self._written = generation
+            return True
+
+    def _set_aside(self) -> None:
+        assert self._path is not None
+        try:
+            self._path.rename(self._path.with_name(f"{self._path.name}.bad-{int(time.time())}"))
+        except OSError as exc:
+            log.error("state_file_not_set_aside", path=str(self._path), error=str(exc))
+
+
+def _snapshot(pools: Pools) -> SavedState:
+    return SavedState(
+        generation=pools.generation,
+        pools=[
+            SavedPool(
+                settings=PoolBody.of(pool.settings),
+                endpoints=[
+                    SavedEndpoint(
+                        id=e.id,
+                        url=e.url,
+                        weight=e.weight,
+                        max_inflight=e.max_inflight,
+                        state=e.state,
+                    )
+                    for e in pool.endpoints.values()
+                ],
+            )
+            for pool in pools.by_model.values()
+        ],
+    )
+
+
+def _restore(saved: SavedState, pools: Pools) -> None:
+    for kept in saved.pools:
+        pool = pools.put(kept.settings.value())
+        for fields in kept.endpoints:
+            endpoint = fields.value()
+            endpoint.state = fields.state
+            if fields.state is EndpointState.DRAINING:
+                endpoint.drained_at = time.time()
+            pool.put_endpoint(endpoint)
+    pools.generation = saved.generation
+
+
+def _replace(path: Path, text: bytes) -> None:
+    """Write beside, sync, rename, sync the folder: after a power loss it is the old file or the new."""
+    beside = path.with_name(path.name + ".new")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
