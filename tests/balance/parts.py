@@ -1,0 +1,311 @@
+"""Real balancers on loopback, and model servers whose answers last until a test lets them end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+import pytest
+from aiohttp import web
+from autoscaler.balance.haproxy_socket import count_old_processes, show_info
+from autoscaler.balance.protocol import Balancer, Pool, PoolReport, ServerReport, ServerState
+from autoscaler.domain.ids import ModelName
+from autoscaler.domain.node import Endpoint
+from autoscaler.errors import BalancerUnavailable
+from autoscaler.gateway.run import Gateway
+from autoscaler.gateway.settings import GatewaySettings
+
+SHIPPED = Path(__file__).parents[2] / "deploy" / "haproxy"
+DEADLINE_S = 10.0
+
+
+class ModelServer:
+    """An engine at the network's edge: each answer streams its first token and ends when let go."""
+
+    def __init__(self) -> None:
+        self.served = 0
+        self.in_flight = 0
+        self.is_healthy = True
+        self.may_end = asyncio.Event()
+        self.url = ""
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        app = web.Application(client_max_size=8 * 1024 * 1024)
+        app.router.add_get("/health", self._health)
+        app.router.add_post("/v1/completions", self._answer)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        """Go away; streams are cut."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return web.Response(status=200 if self.is_healthy else 503)
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.served += 1
+        self.in_flight += 1
+        try:
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            await response.write(f'data: {{"by": "{self.url}"}}\n\n'.encode())
+            if body.get("is_long"):
+                await self.may_end.wait()
+            await response.write(b"data: [DONE]\n\n")
+            await response.write_eof()
+            return response
+        finally:
+            self.in_flight -= 1
+
+
+def endpoint_of(server: ModelServer, name: str, capacity: int = 100, weight: int = 100) -> Endpoint:
+    return Endpoint(f"as-teamaaaa-{name}-1-qwen", server.url, capacity, weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client got: whole, or None where the connection broke."""
+
+    status: int
+    text: str
+
+    @property
+    def is_whole(self) -> bool:
+        return self.status == 200 and self.text.endswith("data: [DONE]\n\n")
+
+
+class Clients:
+    """Clients with kept connections, all asking for one model."""
+
+    def __init__(self, url: str, model: str, session: aiohttp.ClientSession) -> None:
+        self._url = url
+        self._model = model
+        self._session = session
+
+    async def ask(self, *, is_long: bool = False, model: str | None = None) -> Answer:
+        body = {"model": model or self._model, "prompt": "hello", "is_long": is_long}
+        try:
+            async with self._session.post(f"{self._url}/v1/completions", json=body) as response:
+                return Answer(response.status, await response.text())
+        except aiohttp.ClientError as exc:
+            return Answer(0, repr(exc))
+
+
+class Process(Protocol):
+    """A balancer that a test may stop and start."""
+
+    @property
+    def url(self) -> str:
+        """Where clients ask."""
+
+    async def forget(self) -> None:
+        """Restart or reload it so that it forgets what it was told at run time."""
+
+    async def stop(self) -> None:
+        """End it."""
+
+
+@dataclass
+class Balancing:
+    """One balancer with its adapter, and what stands before and behind it."""
+
+    kind: str
+    balancer: Balancer
+    process: Process
+    model: ModelName
+    clients: Clients
+    control: Path
+    activator: ModelServer
+
+    async def report_when(self, is_so: Callable[[PoolReport], bool]) -> PoolReport:
+        """Ask until the report is as wanted."""
+        report = await self.balancer.report(self.model)
+        async with asyncio.timeout(DEADLINE_S):
+            while not is_so(report):
+                await asyncio.sleep(0.01)
+                report = await self.balancer.report(self.model)
+        return report
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until a condition of the test's own servers holds."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not is_so():  # noqa: ASYNC110 -- what is awaited is a figure, which sets no event
+                await asyncio.sleep(0.005)
+
+    async def is_up(self, endpoint: Endpoint) -> PoolReport:
+        def up(report: PoolReport) -> bool:
+            server = report.server(endpoint.id)
+            return server is not None and server.state is ServerState.UP
+
+        return await self.report_when(up)
+
+    async def is_idle(self, endpoint: Endpoint) -> None:
+        def idle(report: PoolReport) -> bool:
+            server = report.server(endpoint.id)
+            return server is not None and server.in_flight == server.queued == 0
+
+        await self.report_when(idle)
+
+    async def server(self, endpoint: Endpoint) -> ServerReport:
+        """What the balancer says of an endpoint that it must know."""
+        found = (await self.balancer.report(self.model)).server(endpoint.id)
+        assert found is not None, f"{self.kind} does not list {endpoint.id}"
+        return found
+
+    async def serve(self, *endpoints: Endpoint) -> None:
+        """Register endpoints and wait until they are up."""
+        await self.balancer.ensure_pool(Pool(self.model))
+        for endpoint in endpoints:
+            await self.balancer.register(self.model, endpoint)
+        for endpoint in endpoints:
+            await self.is_up(endpoint)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class HaproxyProcess:
+    """A real HAProxy with the configuration that we ship, on free ports and without root."""
+
+    folder: Path
+    activator_url: str
+    edits: tuple[tuple[str, str], ...] = ()
+    port: int = field(default_factory=free_port)
+    metrics_port: int = field(default_factory=free_port)
+    _process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def socket_path(self) -> Path:
+        return self.folder / "haproxy.sock"
+
+    @property
+    def master_path(self) -> Path:
+        return self.folder / "master.sock"
+
+    def config(self) -> str:
+        text = (SHIPPED / "haproxy.cfg").read_text()
+        for there, here in (
+            ("/run/haproxy/autoscaler.sock mode 660 group haproxy", f"{self.socket_path}"),
+            ("    user haproxy\n    group haproxy\n    log /dev/log local0\n", ""),
+            ("    log global\n", ""),
+            ("    option httplog\n", ""),
+            ("/etc/haproxy/models.map", str(SHIPPED / "models.map")),
+            ("bind :8080", f"bind 127.0.0.1:{self.port}"),
+            ("bind 127.0.0.1:8404", f"bind 127.0.0.1:{self.metrics_port}"),
+            ("127.0.0.1:8000", self.activator_url.removeprefix("http://")),
+            *self.edits,
+        ):
+            assert there in text, f"deploy/haproxy/haproxy.cfg has no {there!r}"
+            text = text.replace(there, here)
+        return text
+
+    async def start(self) -> None:
+        config = self.folder / "haproxy.cfg"
+        config.write_text(self.config())
+        self._process = await asyncio.create_subprocess_exec(
+            *(haproxy_binary(), "-W", "-S", str(self.master_path), "-f", str(config)),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        await self._answers(lambda _pid: True)
+
+    async def forget(self) -> None:
+        assert self._process is not None
+        before = (await show_info(self.socket_path)).pid
+        self._process.send_signal(signal.SIGUSR2)
+        await self._answers(lambda pid: pid != before)
+
+    async def stop(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            await self._process.wait()
+
+    async def _answers(self, is_right: Callable[[int], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                with contextlib.suppress(BalancerUnavailable):
+                    await count_old_processes(self.master_path)
+                    if is_right((await show_info(self.socket_path)).pid):
+                        return
+                await asyncio.sleep(0.01)
+
+
+class GatewayProcess:
+    """A real gateway in this event loop, without a state file: a restart forgets all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.control = folder / "gateway.sock"
+        self._port = 0
+        self._gateway: Gateway | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        settings = GatewaySettings(
+            listen=(("127.0.0.1", self._port),), control=self.control, drain_timeout_s=0.1
+        )
+        self._gateway = Gateway(settings)
+        self._task = asyncio.create_task(self._gateway.run())
+        async with asyncio.timeout(DEADLINE_S):
+            await self._gateway.started.wait()
+        self._port = self._gateway.addresses[0][1]
+
+    async def forget(self) -> None:
+        await self.stop()
+        await self.start()
+
+    async def stop(self) -> None:
+        if self._gateway is not None and self._task is not None:
+            self._gateway.stop()
+            await self._task
+
+
+class NewServer(Protocol):
+    """Starts one more model server."""
+
+    async def __call__(self) -> ModelServer: ...
+
+
+class StartHaproxy(Protocol):
+    """Starts HAProxy with the shipped configuration, some of its text replaced."""
+
+    async def __call__(self, *edits: tuple[str, str]) -> Balancing: ...
+
+
+def haproxy_binary() -> str:
+    """Where HAProxy is; its absence fails the test with the command that installs it."""
+    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
+    found = shutil.which("haproxy", path=path)
+    if found is None:
+        pytest.fail("no haproxy here: apt-get install haproxy")
+    return found
