@@ -1,0 +1,39 @@
+"""Proof that a machine is gone: no single answer of a cloud proves it.
+
+Gone is: absent from at least three complete listings that span the confirming time, and a 404 to a GET of its id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from autoscaler.domain.ids import MachineId
+from autoscaler.domain.machine import Inventory
+
+_LISTINGS = 3
+
+
+@dataclass(slots=True)
+class AbsenceProof:
+    """Collects witnesses for one machine. Kept in memory: a restart begins anew, which is safe."""
+
+    confirm_over: timedelta
+    seen: list[datetime] = field(default_factory=list)
+
+    def witness(self, inventory: Inventory, name: str, machine_id: MachineId | None) -> None:
+        """Take one listing into account; an incomplete one, or one seen before, adds nothing."""
+        present = (
+            inventory.by_id(machine_id) is not None
+            if machine_id is not None
+            else bool(inventory.named(name))
+        )
+        if present:
+            self.seen.clear()
+        elif inventory.complete and (not self.seen or inventory.at > self.seen[-1]):
+            self.seen.append(inventory.at)
+
+    @property
+    def listings_agree(self) -> bool:
+        """Whether only the GET is missing."""
+        return len(self.seen) >= _LISTINGS and self.seen[-1] - self.seen[0] >= self.confirm_over

@@ -1,0 +1,106 @@
+"""Drain without a lost request: no new request, wait for those in flight, then leave.
+
+Every balancer must say twice, further apart than its settling time, that it places nothing new: a request placed just
+before is then counted. In flight must be zero at the balancers and at the engine, twice: after a reload HAProxy said
+zero while four streams ran on in its old process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from autoscaler.balance.protocol import Balancer, PoolReport, ServerState
+from autoscaler.domain.node import Node
+
+
+@dataclass(slots=True)
+class DrainEvidence:
+    """What was seen of one node's drain. Kept in memory: a restart looks again."""
+
+    settle: timedelta
+    sample_gap: timedelta
+    incarnations: tuple[str, ...] = ()
+    agreed_since: datetime | None = None
+    idle_since: datetime | None = None
+    in_flight: int = 0
+
+    def witness(
+        self, node: Node, seen: Sequence[PoolReport], engine_in_flight: int | None, now: datetime
+    ) -> None:
+        """Take one look into account.
+
+        Args:
+            engine_in_flight: running and waiting in the node's servers; None when they do not say, which is no zero.
+        """
+        incarnations = tuple(report.incarnation for report in seen)
+        if incarnations != self.incarnations:
+            # A balancer restarted: what it was told may be forgotten, what it counts began anew.
+            self.incarnations = incarnations
+            self.agreed_since = self.idle_since = None
+        if not _none_takes_new(node, seen):
+            self.agreed_since = self.idle_since = None
+            return
+        if self.agreed_since is None:
+            self.agreed_since = now
+        at_balancers = _in_flight(node, seen)
+        self.in_flight = max(at_balancers, engine_in_flight or 0)
+        settled = now - self.agreed_since >= self.settle
+        quiet = at_balancers == 0 and engine_in_flight == 0 and _no_old_process(seen)
+        if not (settled and quiet):
+            self.idle_since = None
+        elif self.idle_since is None:
+            self.idle_since = now
+
+    def is_drained(self, now: datetime) -> bool:
+        """Whether two samples, far enough apart, saw nothing in flight anywhere."""
+        return self.idle_since is not None and now - self.idle_since >= self.sample_gap
+
+
+def _none_takes_new(node: Node, seen: Sequence[PoolReport]) -> bool:
+    return all(
+        server is None or server.state is ServerState.DRAINING
+        for report in seen
+        for server in (report.server(endpoint.id) for endpoint in node.endpoints)
+    )
+
+
+def _in_flight(node: Node, seen: Sequence[PoolReport]) -> int:
+    return sum(
+        server.in_flight + server.queued
+        for report in seen
+        for server in (report.server(endpoint.id) for endpoint in node.endpoints)
+        if server is not None
+    )
+
+
+def _no_old_process(seen: Sequence[PoolReport]) -> bool:
+    return all(report.old_processes == 0 for report in seen)
+
+
+async def drain(balancers: Sequence[Balancer], node: Node) -> None:
+    """Tell every balancer to place nothing new there.
+
+    Raises:
+        BalancerUnavailable: one did not answer. Repeat.
+    """
+    await asyncio.gather(
+        *(b.drain(node.model, endpoint.id) for b in balancers for endpoint in node.endpoints)
+    )
+
+
+async def remove(balancers: Sequence[Balancer], node: Node, *, force: bool) -> None:
+    """Make every balancer forget the node; `force` cuts what is in flight there.
+
+    Raises:
+        BalancerUnavailable: one did not answer, or still has requests there. Repeat.
+    """
+    await asyncio.gather(
+        *(
+            b.remove(node.model, endpoint.id, force=force)
+            for b in balancers
+            for endpoint in node.endpoints
+        )
+    )

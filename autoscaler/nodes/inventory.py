@@ -1,0 +1,171 @@
+"""What the cloud lists against what we recorded, both ways. Pure; `sweep` carries the findings out.
+
+Per listed machine: the current attempt of an open row is left alone; a lost, superseded or closed attempt is adopted
+when its intent still wants one and no later attempt was sent, else deleted; twins of one name lose all but one; ours but
+unknown is an orphan with a grace time; our prefix with another owner is shown and never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from autoscaler.domain.ids import IntentId, MachineId, NodeName, parse_name
+from autoscaler.domain.machine import Inventory, Machine, PowerState
+from autoscaler.domain.node import CLOSED, Node, State
+from autoscaler.store.protocol import Orphan
+
+_SMALL = 2  # a guard's share never forbids this few
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Our mark in the names of machines."""
+
+    prefix: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a sweep found.
+
+    Attributes:
+        adopt: written-off attempts whose machine surfaced and is still wanted.
+        surplus: machines of ours that no row wants any more, each with why: to be deleted now.
+        orphans: ours and unknown, with their first sight; those past their grace are in `expired`.
+        foreign: our prefix, another owner: counted and shown.
+        strangers: how many machines are nobody's business of ours.
+        held: the guard that forbids acting on this listing, None when none does.
+    """
+
+    adopt: tuple[tuple[NodeName, Machine], ...] = ()
+    surplus: tuple[tuple[Machine, str], ...] = ()
+    orphans: tuple[Orphan, ...] = ()
+    expired: tuple[Machine, ...] = ()
+    foreign: tuple[Machine, ...] = ()
+    strangers: int = 0
+    absent: tuple[NodeName, ...] = ()
+    held: str | None = None
+
+
+def compare(
+    inventory: Inventory,
+    rows: Sequence[Node],
+    last_attempts: Mapping[IntentId, int],
+    orphans: Sequence[Orphan],
+    mark: Owner,
+    grace: timedelta,
+    now: datetime,
+    *,
+    confirmed: bool = False,
+) -> Findings:
+    """Compare one listing with the store.
+
+    Args:
+        rows: every open row, and closed ones whose machine may still surface.
+        last_attempts: the highest attempt ever recorded of each intent seen in the listing.
+        orphans: first sights remembered from earlier sweeps.
+        confirmed: a person confirmed that this listing may be acted on although a guard holds.
+    """
+    by_name = {row.name: row for row in rows}
+    kept = _kept_twins(inventory, by_name)
+    remembered = {orphan.machine_id: orphan for orphan in orphans}
+    adopt: list[tuple[NodeName, Machine]] = []
+    surplus: list[tuple[Machine, str]] = []
+    found: list[Orphan] = []
+    expired: list[Machine] = []
+    foreign: list[Machine] = []
+    strangers = ours = 0
+    for machine in inventory.machines:
+        parts = parse_name(machine.name)
+        if parts is None or parts.prefix != mark.prefix:
+            strangers += 1
+            continue
+        if parts.owner != mark.owner:
+            foreign.append(machine)
+            continue
+        ours += 1
+        row = by_name.get(NodeName(machine.name))
+        if row is None:
+            first = remembered.get(machine.id, Orphan(machine.id, machine.name, now))
+            found.append(first)
+            if now - first.first_seen >= grace:
+                expired.append(machine)
+        elif machine.id != kept[machine.name]:
+            surplus.append((machine, "a second machine of one name"))
+        elif row.state in CLOSED:
+            later = last_attempts.get(row.intent, row.attempt) > row.attempt
+            if row.state is State.LOST and not later:
+                adopt.append((row.name, machine))
+            else:
+                surplus.append((machine, f"its attempt is {row.state}"))
+    absent = _absent(inventory, rows)
+    findings = Findings(
+        adopt=tuple(adopt),
+        surplus=tuple(surplus),
+        orphans=tuple(found),
+        expired=tuple(expired),
+        foreign=tuple(foreign),
+        strangers=strangers,
+        absent=absent,
+    )
+    held = None if confirmed else _guard(inventory, findings, rows, ours)
+    return findings if held is None else _holding(findings, held)
+
+
+def _kept_twins(inventory: Inventory, rows: Mapping[NodeName, Node]) -> dict[str, MachineId]:
+    """Of several machines of one name, the one to keep: the row's, else the running one, else the oldest."""
+
+    def rank(machine: Machine) -> tuple[bool, bool, float, str]:
+        row = rows.get(NodeName(machine.name))
+        recorded = row is not None and row.machine_id == machine.id
+        created = machine.created_at.timestamp() if machine.created_at else 0.0
+        return (not recorded, machine.power is not PowerState.RUNNING, created, machine.id)
+
+    kept: dict[str, MachineId] = {}
+    for machine in sorted(inventory.machines, key=rank):
+        kept.setdefault(machine.name, machine.id)
+    return kept
+
+
+def _absent(inventory: Inventory, rows: Sequence[Node]) -> tuple[NodeName, ...]:
+    """Open rows whose machine was seen before and is not listed now."""
+    listed = {machine.id for machine in inventory.machines}
+    return tuple(
+        row.name
+        for row in rows
+        if row.state not in CLOSED
+        and row.state not in (State.PLANNED, State.CREATING, State.TERMINATING)
+        and row.machine_id is not None
+        and row.machine_id not in listed
+    )
+
+
+def _guard(inventory: Inventory, findings: Findings, rows: Sequence[Node], ours: int) -> str | None:
+    if not inventory.complete:
+        return f"the listing is incomplete: {inventory.why_incomplete}"
+    known = sum(1 for row in rows if row.state not in CLOSED and row.machine_id is not None)
+    checks = (
+        (len(findings.absent), known, 30, "of our known machines are absent"),
+        (len(findings.orphans), ours, 30, "of our listed machines are unknown"),
+        (len(findings.surplus) + len(findings.expired), ours, 10, "machines would be deleted"),
+    )
+    for count, total, percent, what in checks:
+        if count > max(_SMALL, total * percent // 100):
+            return (
+                f"{count} {what} ({total} in all): run `autoscaler sweep --confirm` if it is right"
+            )
+    return None
+
+
+def _holding(findings: Findings, why: str) -> Findings:
+    """The same findings with nothing to act on: orphans are still remembered."""
+    return Findings(
+        orphans=findings.orphans,
+        foreign=findings.foreign,
+        strangers=findings.strangers,
+        absent=findings.absent,
+        held=why,
+    )

@@ -1,0 +1,197 @@
+"""Launch: the one create call of a node, with the proof that it may be made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from autoscaler.clock import Clock
+from autoscaler.cloud.protocol import Cloud, CreateRequest
+from autoscaler.domain.node import Node
+from autoscaler.domain.offer import BackOff, Market, Offer, OfferKey
+from autoscaler.errors import (
+    AutoscalerError,
+    CloudUnavailable,
+    OutcomeUnknown,
+    OutOfStock,
+    PaymentRequired,
+    QuotaExceeded,
+    Rejected,
+    SchemaError,
+)
+from autoscaler.nodes.leases import Leases
+from autoscaler.policy import Policy
+from autoscaler.store.protocol import Store
+
+log = structlog.get_logger(__name__)
+
+_CREATE_CALL_S = 13.0  # the create call's timeout, with a second to spare
+
+
+@dataclass(frozen=True, slots=True)
+class Scripts:
+    """The startup and shutdown script of one node."""
+
+    startup: str
+    shutdown: str
+
+
+class ScriptRenderer(Protocol):
+    """Renders a node's scripts. No secret may be in them: the cloud echoes them to anyone with the key."""
+
+    def __call__(self, node: Node, policy: Policy, offer: Offer) -> Scripts: ...
+
+
+class Gatekeeper(Protocol):
+    """Makes sure that a node could be reached once it is up, before money is spent on it."""
+
+    async def ready(self) -> None:
+        """Raises a failure of the cloud while the firewall rule is not in place."""
+
+
+class Launcher:
+    """Makes create calls and remembers which offers failed."""
+
+    def __init__(
+        self,
+        store: Store,
+        cloud: Cloud,
+        clock: Clock,
+        leases: Leases,
+        market: Callable[[], Market | None],
+        render: ScriptRenderer,
+        gatekeeper: Gatekeeper,
+        public_key: str,
+    ) -> None:
+        self._store = store
+        self._cloud = cloud
+        self._clock = clock
+        self._leases = leases
+        self._market = market
+        self._render = render
+        self._gatekeeper = gatekeeper
+        self._public_key = public_key
+
+    async def may_create(self, node: Node) -> Offer:
+        """The offer to rent, once nothing stands in the way of the call.
+
+        Raises:
+            CloudUnavailable: the market or the firewall rule is not known yet; look again.
+            Rejected: this offer can never be rented.
+        """
+        market = self._market()
+        if market is None:
+            raise CloudUnavailable("the market was not read yet")
+        offer = market.offer(node.offer)
+        if offer is None:
+            raise Rejected(f"create: the cloud no longer offers {node.offer}")
+        await self._gatekeeper.ready()
+        return offer
+
+    async def create(self, node: Node, policy: Policy, offer: Offer) -> Node:
+        """Make the node's one create call and record what came of it; `node` is already `creating`.
+
+        Returns the node as recorded. Never raises a failure of the cloud: each is a fact about this node.
+        """
+        scripts = self._render(node, policy, offer)
+        request = CreateRequest(
+            name=node.name,
+            offer=offer,
+            ssh_public_key=self._public_key,
+            startup_script=scripts.startup,
+            shutdown_script=scripts.shutdown,
+        )
+        await self._leases.fresh(node.model, _CREATE_CALL_S)
+        try:
+            created = await self._cloud.create(request)
+        except (OutcomeUnknown, SchemaError) as exc:
+            # Sent and not understood: the machine may exist. It is looked for by its name, never asked for again.
+            log.warning("create_answer_lost", node=node.name, why=str(exc))
+            after = replace(node, first_look_at=self._clock.now())
+        except (OutOfStock, Rejected, CloudUnavailable) as exc:
+            log.warning("create_refused", node=node.name, offer=str(node.offer), why=str(exc))
+            await self.note_failure(node, policy, exc)
+            after = replace(node, failure=f"{failure_kind(exc)}: {exc}")
+        else:
+            after = replace(node, operation_id=created.operation_id, machine_id=created.machine_id)
+        await self._store.update(self._leases.current(node.model), node, after)
+        return after
+
+    async def note_failure(self, node: Node, policy: Policy, cause: AutoscalerError | str) -> None:
+        """Leave the node's offer alone for a while; a quota leaves its GPU family alone everywhere."""
+        now = self._clock.now()
+        keys = [node.offer]
+        quota = isinstance(cause, QuotaExceeded) or str(cause).startswith("quota:")
+        market = self._market()
+        if quota and market is not None:
+            offer = market.offer(node.offer)
+            family = offer.gpu if offer is not None else None
+            keys = [o.key for o in market.offers if o.gpu == family] or keys
+        known = {backoff.key: backoff for backoff in await self._store.backoffs()}
+        for key in keys:
+            await self._store.set_backoff(back_off(key, known.get(key), str(cause), policy, now))
+
+
+def back_off(
+    key: OfferKey, before: BackOff | None, reason: str, policy: Policy, now: datetime
+) -> BackOff:
+    """The next back-off of an offer: doubled with each failure in a row, up to the policy's maximum.
+
+    A failure long after the last back-off ended (twice its maximum) starts the count anew.
+    """
+    longest = policy.retries.offer_backoff_max
+    stale = before is None or now - before.until > 2 * longest
+    failures = 1 if stale or before is None else before.failures + 1
+    length = min(policy.retries.offer_backoff * 2 ** min(failures - 1, 20), longest)
+    return BackOff(key=key, until=now + length, reason=reason, failures=failures)
+
+
+def failure_kind(exc: AutoscalerError) -> str:
+    """The first word of a node's failure: what sort of thing it was."""
+    match exc:
+        case QuotaExceeded():
+            return "quota"
+        case OutOfStock():
+            return "stock"
+        case PaymentRequired():
+            return "payment"
+        case CloudUnavailable():
+            return "cloud"
+        case _:
+            return "create"
+
+
+# How failures of the market differ from failures of the policy: those say nothing about the next launch elsewhere.
+MARKET_FAILURES = frozenset({"stock", "quota", "payment", "cloud"})
+
+
+def launch_stop(nodes: tuple[Node, ...], policy: Policy, since: datetime | None) -> str | None:
+    """Why this policy's launches must stop, or None: its last launches all failed alike before they were ready.
+
+    Args:
+        nodes: the model's nodes, closed ones of the last day included, oldest first.
+        since: when a person last resumed the model; failures before do not count.
+    """
+    limit = policy.retries.same_failure_limit
+    spec = policy.spec_hash()
+    ended = [
+        node
+        for node in nodes
+        if node.spec_hash == spec
+        and (node.failure is not None or node.ready_at is not None)
+        and (since is None or node.created_at > since)
+        and (node.failure or "").partition(":")[0] not in MARKET_FAILURES
+    ][-limit:]
+    if len(ended) < limit or any(node.ready_at is not None for node in ended):
+        return None
+    kinds = {(node.failure or "").partition(":")[0] for node in ended}
+    if len(kinds) > 1:
+        return None
+    return (
+        f"{limit} launches in a row failed alike ({ended[-1].failure}): mend the policy, or run "
+        f"`autoscaler resume {policy.model}` to try again"
+    )

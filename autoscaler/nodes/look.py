@@ -1,0 +1,286 @@
+"""Look at one node in the world, as its state asks: reads only, and every failure to read is "not known"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from autoscaler.balance.protocol import Balancer, PoolReport, ServerState
+from autoscaler.clock import Clock
+from autoscaler.cloud.protocol import Cloud
+from autoscaler.config import Timings
+from autoscaler.domain.machine import Inventory, Machine, Operation, PowerState
+from autoscaler.domain.node import Node, State
+from autoscaler.domain.offer import Offer
+from autoscaler.errors import (
+    BalancerUnavailable,
+    CloudUnavailable,
+    HostKeyMismatch,
+    NodeUnreachable,
+    SchemaError,
+    VerificationFailed,
+)
+from autoscaler.nodes import register
+from autoscaler.nodes.absence import AbsenceProof
+from autoscaler.nodes.drain import DrainEvidence
+from autoscaler.nodes.lifecycle import Sighting
+from autoscaler.nodes.listing import InventoryFeed
+from autoscaler.nodes.liveness import Suspicion, Witnesses
+from autoscaler.nodes.protocol import Coming, Prober, Proven
+from autoscaler.policy import Policy
+
+
+@dataclass(slots=True)
+class NodeMemory:
+    """What is remembered of one node between two looks, and may be lost at any time."""
+
+    absence: AbsenceProof
+    drain: DrainEvidence
+    suspicion: Suspicion | None = None
+    condemned: str | None = None
+    diagnosed: bool = False
+    next_probe_s: float = 0.0
+    stage: str | None = None
+    proven: Proven | None = None
+
+
+class Looker:
+    """Makes sightings."""
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        inventory: InventoryFeed,
+        balancers: Sequence[Balancer],
+        prober: Prober,
+        clock: Clock,
+        timings: Timings,
+    ) -> None:
+        self._cloud = cloud
+        self._inventory = inventory
+        self._balancers = balancers
+        self._prober = prober
+        self._clock = clock
+        self._timings = timings
+
+    def memory(self) -> NodeMemory:
+        """A fresh memory for one node."""
+        settle = max((b.settle_time for b in self._balancers), default=timedelta(0))
+        return NodeMemory(
+            AbsenceProof(self._timings.gone_after),
+            DrainEvidence(settle, self._timings.in_flight_gap),
+        )
+
+    async def look(
+        self, node: Node, policy: Policy | None, offer: Offer | None, memory: NodeMemory
+    ) -> Sighting:
+        """See what the node's state asks for."""
+        now = self._clock.now()
+        match node.state:
+            case State.CREATING:
+                return await self._creating(node)
+            case State.BOOTING:
+                return await self._booting(node, memory)
+            case State.VERIFYING:
+                return await self._verifying(node, policy, offer, memory)
+            case State.READY:
+                return await self._ready(node, policy, memory, now)
+            case State.DRAINING:
+                return await self._draining(node, policy, memory, now)
+            case State.FAILED:
+                return Sighting(diagnosed=memory.diagnosed)
+            case State.TERMINATING:
+                return await self._terminating(node, memory)
+            case _:
+                return Sighting()
+
+    async def _creating(self, node: Node) -> Sighting:
+        inventory = await self._list()
+        machine = _machine_of(node, inventory)
+        operation: Operation | None = None
+        try:
+            if node.operation_id is not None:
+                operation = await self._cloud.operation(node.operation_id)
+            elif machine is None:
+                since = (node.sent_at or node.created_at) - timedelta(minutes=5)
+                operation = next(
+                    (o for o in await self._cloud.operations(since) if o.request_name == node.name),
+                    None,
+                )
+            wanted = node.machine_id or (operation.machine_id if operation else None)
+            if machine is None and wanted is not None:
+                machine = await self._cloud.machine(wanted)
+        except (CloudUnavailable, SchemaError):
+            pass
+        return Sighting(machine=machine, operation=operation)
+
+    async def _booting(self, node: Node, memory: NodeMemory) -> Sighting:
+        machine, absent = await self._machine(node, memory)
+        address = machine.address if machine is not None else None
+        if absent or machine is None or address is None:
+            return Sighting(machine=machine, proven_absent=absent)
+        if self._clock.boot_s() < memory.next_probe_s:
+            return Sighting(machine=machine)
+        memory.next_probe_s = self._clock.boot_s() + self._timings.ssh_retry.total_seconds()
+        try:
+            key = await self._prober.contact(replace(node, address=address))
+        except NodeUnreachable as exc:
+            memory.stage = f"ssh: {exc}"
+            return Sighting(machine=machine)
+        except HostKeyMismatch as exc:
+            return Sighting(machine=machine, fault=f"host-key: {exc}")
+        return Sighting(machine=machine, host_key=key)
+
+    async def _verifying(
+        self, node: Node, policy: Policy | None, offer: Offer | None, memory: NodeMemory
+    ) -> Sighting:
+        machine, absent = await self._machine(node, memory)
+        if absent or policy is None:
+            return Sighting(machine=machine, proven_absent=absent)
+        if node.verified_at is not None:
+            return Sighting(machine=machine, registered=await self._is_registered(node))
+        try:
+            seen = await self._prober.verify(node, policy, offer)
+        except NodeUnreachable as exc:
+            memory.stage = f"unreachable: {exc}"
+            return Sighting(machine=machine)
+        except HostKeyMismatch as exc:
+            return Sighting(machine=machine, fault=f"host-key: {exc}")
+        except VerificationFailed as exc:
+            return Sighting(machine=machine, fault=f"verify: {exc}")
+        match seen:
+            case Coming(stage=stage):
+                memory.stage = stage
+                return Sighting(machine=machine)
+            case Proven():
+                memory.proven = seen
+                return Sighting(machine=machine, verified=True)
+
+    async def _ready(
+        self, node: Node, policy: Policy | None, memory: NodeMemory, now: datetime
+    ) -> Sighting:
+        known = await self._reports(node)
+        registered = known is None or register.is_known(node, known)
+        if memory.condemned is not None:
+            return Sighting(fault=memory.condemned, registered=registered)
+        machine, absent = await self._machine(node, memory)
+        if not absent and policy is not None:
+            await self._suspect(node, policy, machine, known, memory, now)
+        return Sighting(machine=machine, proven_absent=absent, registered=registered)
+
+    async def _suspect(
+        self,
+        node: Node,
+        policy: Policy,
+        machine: Machine | None,
+        known: tuple[PoolReport, ...] | None,
+        memory: NodeMemory,
+        now: datetime,
+    ) -> None:
+        if self._clock.boot_s() < memory.next_probe_s:
+            return
+        memory.next_probe_s = self._clock.boot_s() + self._timings.liveness.total_seconds()
+        inventory = self._inventory.last
+        listed = inventory is None or not inventory.complete or machine is not None
+        cloud = None if listed else "the cloud does not list it"
+        if machine is not None and machine.power is not PowerState.RUNNING:
+            cloud = f"the cloud says {machine.raw_state}"
+        witnesses = Witnesses(
+            daemon=await self._prober.ailment(node, policy),
+            balancer=_down_at(node, known) if known is not None else None,
+            cloud=cloud,
+        )
+        if len(witnesses.against) < 2:
+            memory.suspicion = None
+        else:
+            since = memory.suspicion.since if memory.suspicion is not None else now
+            memory.suspicion = Suspicion(since, witnesses)
+
+    async def _draining(
+        self, node: Node, policy: Policy | None, memory: NodeMemory, now: datetime
+    ) -> Sighting:
+        known = await self._reports(node)
+        machine, absent = await self._machine(node, memory)
+        if known is None:
+            return Sighting(machine=machine, proven_absent=absent)
+        if register.is_unregistered(node, known):
+            return Sighting(machine=machine, proven_absent=absent, unregistered=True)
+        engine = await self._prober.in_flight(node, policy) if policy is not None else None
+        memory.drain.witness(node, known, engine, now)
+        dead = machine is not None and machine.power in (PowerState.BROKEN, PowerState.STOPPED)
+        fault = f"power: the cloud says {machine.raw_state}" if machine and dead else None
+        return Sighting(
+            machine=machine,
+            proven_absent=absent,
+            drained=memory.drain.is_drained(now),
+            fault=fault,
+        )
+
+    async def _terminating(self, node: Node, memory: NodeMemory) -> Sighting:
+        machine, absent = await self._machine(node, memory)
+        # Only a verified node was ever in a balancer. One that does not answer may still send it requests, and its
+        # address may soon be a stranger's: the machine stays until every balancer says that it forgot the entry.
+        known = await self._reports(node) if node.verified_at is not None else ()
+        gone = known is not None and register.is_unregistered(node, known)
+        return Sighting(machine=machine, proven_absent=absent, unregistered=gone)
+
+    async def _machine(self, node: Node, memory: NodeMemory) -> tuple[Machine | None, bool]:
+        """The node's machine as listed, and whether it is proven absent."""
+        inventory = await self._list()
+        if inventory is None:
+            return None, False
+        memory.absence.witness(inventory, node.name, node.machine_id)
+        if not memory.absence.listings_agree:
+            return _machine_of(node, inventory), False
+        if node.machine_id is None:
+            return None, True
+        try:
+            return None, await self._cloud.machine(node.machine_id) is None
+        except (CloudUnavailable, SchemaError):
+            return None, False
+
+    async def _list(self) -> Inventory | None:
+        try:
+            return await self._inventory.latest(self._timings.step)
+        except (CloudUnavailable, SchemaError):
+            return None
+
+    async def _reports(self, node: Node) -> tuple[PoolReport, ...] | None:
+        try:
+            return await register.reports(self._balancers, node)
+        except BalancerUnavailable:
+            return None
+
+    async def _is_registered(self, node: Node) -> bool:
+        known = await self._reports(node)
+        if known is None:
+            return False
+        return register.is_registered(node, known)
+
+
+def _machine_of(node: Node, inventory: Inventory | None) -> Machine | None:
+    """The node's machine: by its id, else by its name; of twins the running one, else the oldest."""
+    if inventory is None:
+        return None
+    if node.machine_id is not None:
+        return inventory.by_id(node.machine_id)
+    twins = sorted(
+        inventory.named(node.name),
+        key=lambda m: (
+            m.power is not PowerState.RUNNING,
+            m.created_at.timestamp() if m.created_at else 0.0,
+            m.id,
+        ),
+    )
+    return twins[0] if twins else None
+
+
+def _down_at(node: Node, known: Sequence[PoolReport]) -> str | None:
+    down = [
+        endpoint.id
+        for report in known
+        for endpoint in node.endpoints
+        if (server := report.server(endpoint.id)) is not None and server.state is ServerState.DOWN
+    ]
+    return f"a balancer's check fails for {', '.join(down)}" if down else None

@@ -1,0 +1,427 @@
+"""Moves nodes forward: look, record the step, then run its effect. One task per node, none of them in another's way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from autoscaler.balance.protocol import Balancer
+from autoscaler.clock import Clock
+from autoscaler.cloud.protocol import Cloud
+from autoscaler.config import Timings
+from autoscaler.domain.ids import ModelName, NodeName
+from autoscaler.domain.node import CLOSED, Endpoint, Node, NodeEvent, State
+from autoscaler.domain.offer import Market
+from autoscaler.errors import (
+    AutoscalerError,
+    BalancerUnavailable,
+    CloudUnavailable,
+    LeaseLost,
+    Rejected,
+    SchemaError,
+    StoreUnavailable,
+)
+from autoscaler.nodes import drain, register, terminate
+from autoscaler.nodes.launch import MARKET_FAILURES, Launcher
+from autoscaler.nodes.leases import Leases
+from autoscaler.nodes.lifecycle import Effect, Rules, Sighting, Step, next_step
+from autoscaler.nodes.listing import InventoryFeed
+from autoscaler.nodes.liveness import judge
+from autoscaler.nodes.look import Looker, NodeMemory
+from autoscaler.nodes.protocol import Prober
+from autoscaler.policy import OnDeadline, Policy
+from autoscaler.store.protocol import Store
+
+log = structlog.get_logger(__name__)
+
+_DIAGNOSTICS_TIME = timedelta(seconds=60)
+_QUEUE_FACTOR = 1.2  # requests placed on one replica beyond B*, so that its batch never runs dry
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the runner works with."""
+
+    store: Store
+    cloud: Cloud
+    clock: Clock
+    leases: Leases
+    inventory: InventoryFeed
+    balancers: Sequence[Balancer]
+    prober: Prober
+    launcher: Launcher
+    timings: Timings
+    policies: Callable[[], Mapping[ModelName, Policy]]
+    market: Callable[[], Market | None]
+    changed: Callable[[Node, Node], None]  # told of every recorded change of state
+
+
+class NodeRunner:
+    """Owns the tasks of all nodes that are not closed."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._looker = Looker(
+            parts.cloud,
+            parts.inventory,
+            parts.balancers,
+            parts.prober,
+            parts.clock,
+            parts.timings,
+        )
+        self._memories: dict[NodeName, NodeMemory] = {}
+        self._wakes: dict[NodeName, asyncio.Event] = {}
+        self._held: str | None = None
+
+    @property
+    def held(self) -> str | None:
+        """Why no suspect node is given up, None when nothing is held."""
+        return self._held
+
+    def stage(self, name: NodeName) -> str | None:
+        """What a node waits for, as last seen."""
+        memory = self._memories.get(name)
+        return memory.stage if memory is not None else None
+
+    def in_flight(self, name: NodeName) -> int | None:
+        """Requests in flight on a draining node, as last seen."""
+        memory = self._memories.get(name)
+        return memory.drain.in_flight if memory is not None else None
+
+    def wake(self, name: NodeName) -> None:
+        """Let the node's next step come at once."""
+        if name in self._wakes:
+            self._wakes[name].set()
+
+    async def run(self, tasks: asyncio.TaskGroup) -> None:
+        """Give every open node its task, those that appear later too. Runs until cancelled."""
+        while True:
+            try:
+                await self._start_new(tasks)
+                self._judge()
+            except StoreUnavailable as exc:
+                log.warning("nodes_not_read", why=str(exc))
+            await self._parts.clock.sleep(min(1.0, self._parts.timings.step.total_seconds()))
+
+    async def start_new(self, tasks: asyncio.TaskGroup) -> None:
+        """Give every open node its task now, without waiting for the next round."""
+        await self._start_new(tasks)
+
+    async def _start_new(self, tasks: asyncio.TaskGroup) -> None:
+        for node in await self._parts.store.nodes():
+            if node.name not in self._wakes:
+                self._wakes[node.name] = asyncio.Event()
+                tasks.create_task(self._live(node.name), name=f"node {node.name}")
+
+    def _judge(self) -> None:
+        """Condemn serving nodes on the word of two witnesses, but never most of the fleet at once."""
+        suspects = {
+            name: memory.suspicion
+            for name, memory in self._memories.items()
+            if memory.suspicion is not None
+        }
+        serving = sum(1 for m in self._memories.values() if m.next_probe_s and not m.condemned)
+        verdict = judge(
+            serving, suspects, self._parts.timings.unhealthy_after, self._parts.clock.now()
+        )
+        if verdict.held != self._held:
+            log.error("condemnation_held", why=verdict.held)
+            self._held = verdict.held
+        for name, why in verdict.condemned.items():
+            self._memories[name].condemned = why
+
+    async def _live(self, name: NodeName) -> None:
+        """One node's whole life in this process. A failure is logged when it changes and tried again, backed off."""
+        memory = self._memories.setdefault(name, self._looker.memory())
+        pause = base = self._parts.timings.step.total_seconds()
+        last_failure = ""
+        try:
+            while True:
+                try:
+                    node = await self._parts.store.node(name)
+                    if node is None or node.state in CLOSED:
+                        return
+                    moved = await self.step(node, memory)
+                    pause, last_failure = (0.0 if moved else base), ""
+                except (CloudUnavailable, BalancerUnavailable, StoreUnavailable) as exc:
+                    pause, last_failure = base, _log_changed(name, last_failure, exc)
+                except (AutoscalerError, OSError) as exc:
+                    pause = min(max(pause, base) * 2, 60.0)
+                    last_failure = _log_changed(name, last_failure, exc)
+                except Exception:
+                    # One node that throws for ever is isolated, backed off and visible; the others go on.
+                    pause = min(max(pause, base) * 2, 60.0)
+                    log.exception("node_step_broken", node=name)
+                await self._pause(name, pause)
+        finally:
+            self._wakes.pop(name, None)
+            self._memories.pop(name, None)
+
+    async def _pause(self, name: NodeName, seconds: float) -> None:
+        wake = self._wakes[name]
+        try:
+            async with asyncio.timeout(seconds):
+                await wake.wait()
+        except TimeoutError:
+            pass
+        wake.clear()
+
+    async def step(self, node: Node, memory: NodeMemory) -> bool:
+        """Look, record, act once. True when the state changed, so that the next step may come at once."""
+        policy = self._parts.policies().get(node.model)
+        market = self._parts.market()
+        offer = market.offer(node.offer) if market is not None else None
+        if node.state is State.PLANNED:
+            return await self._launch(node, policy)
+        if node.state is State.CREATING and node.operation_id is None:
+            node = await self._first_look(node)
+        seen = await self._looker.look(node, policy, offer, memory)
+        now = self._parts.clock.now()
+        step = next_step(node, seen, self._rules(policy), now)
+        after = self._after(node, seen, step, memory, now)
+        await self._record(node, after, step, memory)
+        await self._effect(after, step, policy, memory)
+        return after.state is not node.state
+
+    async def _launch(self, node: Node, policy: Policy | None) -> bool:
+        """The one path to a create call: it is recorded that the call may have been made, then it is made."""
+        if policy is None:
+            raise CloudUnavailable(f"{node.model}: no policy; not launched")
+        now = self._parts.clock.now()
+        try:
+            offer = await self._parts.launcher.may_create(node)
+        except Rejected as exc:
+            cancelled = replace(node, state=State.CANCELLED, since=now, reason=str(exc))
+            await self._advance(node, cancelled, str(exc))
+            return True
+        sent = replace(node, state=State.CREATING, since=now, sent_at=now, reason="create sent")
+        await self._advance(node, sent, "the intent is durable")
+        await self._parts.launcher.create(sent, policy, offer)
+        return True
+
+    async def _first_look(self, node: Node) -> Node:
+        if node.first_look_at is not None or node.failure is not None:
+            return node
+        # An heir finds `creating` without ids: the call may have been made. It counts from its own first look.
+        looked = replace(node, first_look_at=self._parts.clock.now())
+        await self._parts.store.update(self._parts.leases.current(node.model), node, looked)
+        return looked
+
+    def _rules(self, policy: Policy | None) -> Rules:
+        deadlines = {State.FAILED: _DIAGNOSTICS_TIME}
+        if policy is not None:
+            deadlines |= {
+                State.CREATING: policy.deadlines.creating,
+                State.BOOTING: policy.deadlines.booting,
+                State.VERIFYING: policy.deadlines.verifying,
+                State.DRAINING: policy.drain.deadline,
+            }
+        cut = policy is not None and policy.drain.on_deadline is OnDeadline.CUT
+        return Rules(deadlines, self._parts.timings.settling_time, cut)
+
+    def _after(
+        self, node: Node, seen: Sighting, step: Step, memory: NodeMemory, now: datetime
+    ) -> Node:
+        """The node as it will be recorded: the step's state and what the sighting taught."""
+        after = _learned(node, seen, now)
+        if memory.stage is not None and node.state in (State.BOOTING, State.VERIFYING):
+            after = replace(after, stage=memory.stage)
+        if seen.verified and node.verified_at is None:
+            speed = memory.proven.tokens_per_s if memory.proven is not None else None
+            after = replace(after, verified_at=now, tokens_per_s=speed)
+        if seen.unregistered and node.verified_at is not None and node.unregistered_at is None:
+            after = replace(after, unregistered_at=now)
+        if step.state is node.state:
+            return after
+        after = replace(after, state=step.state, since=now, reason=step.reason)
+        match step.state:
+            case State.FAILED:
+                return replace(after, failure=step.reason)
+            case State.VERIFYING:
+                return replace(
+                    after, host_key=seen.host_key, nonce=None, endpoints=self._endpoints(after)
+                )
+            case State.READY:
+                return replace(after, ready_at=after.ready_at or now)
+            case State.GONE | State.LOST:
+                return _closed(after, now)
+            case _:
+                return after
+
+    def _endpoints(self, node: Node) -> tuple[Endpoint, ...]:
+        policy = self._parts.policies()[node.model]
+        capacity = max(1, round(node.concurrency * _QUEUE_FACTOR))
+        return tuple(
+            Endpoint(
+                id=node.name if i == 0 else f"{node.name}.{i}",
+                url=f"http://{node.address}:{policy.server.port + i}",
+                capacity=capacity,
+                weight=min(256, max(1, round(node.concurrency))),
+            )
+            for i in range(node.replicas)
+        )
+
+    async def _record(self, node: Node, after: Node, step: Step, memory: NodeMemory) -> None:
+        if after.state is not node.state:
+            detail = memory.proven.detail if after.state is State.READY and memory.proven else ""
+            await self._advance(node, after, step.reason, detail)
+            await self._learn_from(node, after)
+        elif after != node:
+            await self._parts.store.update(self._parts.leases.current(node.model), node, after)
+
+    async def _advance(self, before: Node, after: Node, cause: str, detail: str = "") -> None:
+        event = NodeEvent(
+            at=after.since,
+            kind=f"node_{after.state}",
+            model=after.model,
+            node=after.name,
+            state=after.state,
+            cause=cause,
+            actor="daemon",
+            detail=detail or _receipt(after),
+            decision=after.decision,
+        )
+        await self._parts.store.advance(
+            self._parts.leases.current(before.model), before, after, event
+        )
+        log.info(event.kind, node=after.name, model=after.model, cause=cause)
+        self._parts.changed(before, after)
+
+    async def _learn_from(self, before: Node, after: Node) -> None:
+        """What a launch taught about its offer."""
+        if after.state is State.READY and before.ready_at is None:
+            boot_s = (after.since - after.created_at).total_seconds()
+            await self._parts.store.add_boot(after.model, after.offer, boot_s, after.since)
+            await self._parts.store.clear_backoff(after.offer)
+        elif after.state is State.FAILED and before.ready_at is None:
+            policy = self._parts.policies().get(after.model)
+            # A create call that was refused has backed its offer off already.
+            refused = before.failure is not None
+            if policy is not None and not refused:
+                await self._parts.launcher.note_failure(after, policy, after.failure or "failed")
+
+    async def _effect(
+        self, node: Node, step: Step, policy: Policy | None, memory: NodeMemory
+    ) -> None:
+        balancers = self._parts.balancers
+        match step.effect:
+            case Effect.REGISTER:
+                await register.register(balancers, node)
+            case Effect.DRAIN:
+                await drain.drain(balancers, node)
+            case Effect.REMOVE:
+                await drain.remove(balancers, node, force=False)
+            case Effect.CUT:
+                if node.state is State.DRAINING:
+                    await self._say_cut(node, memory)
+                await drain.remove(balancers, node, force=True)
+            case Effect.SAVE_DIAGNOSTICS:
+                await self._save_diagnostics(node, policy, memory)
+            case Effect.DELETE:
+                await self._delete(node)
+            case Effect.NONE | Effect.CREATE | Effect.CONTACT | Effect.VERIFY:
+                pass  # looking at the node is what moves these on
+
+    async def _say_cut(self, node: Node, memory: NodeMemory) -> None:
+        count = memory.drain.in_flight
+        log.error("requests_cut", node=node.name, in_flight=count)
+        await self._say(node, "requests_cut", f"{count} requests in flight at the drain's deadline")
+
+    async def _save_diagnostics(
+        self, node: Node, policy: Policy | None, memory: NodeMemory
+    ) -> None:
+        """Take it out of traffic first, then save what can be saved; neither may keep it alive for long."""
+        if node.verified_at is not None:
+            try:
+                await drain.drain(self._parts.balancers, node)
+            except BalancerUnavailable as exc:
+                log.warning("failed_node_not_drained", node=node.name, why=str(exc))
+        kind = (node.failure or "").partition(":")[0]
+        if node.address is not None and kind not in MARKET_FAILURES:
+            text = await self._parts.prober.diagnostics(node, policy)
+            await self._say(node, "node_diagnosed", node.failure or node.reason, text)
+        memory.diagnosed = True
+
+    async def _delete(self, node: Node) -> None:
+        timings, now = self._parts.timings, self._parts.clock.now()
+        if not terminate.delete_due(node, timings.delete_retry, timings.delete_retry_max, now):
+            return
+        try:
+            inventory = await self._parts.inventory.latest(timings.step)
+        except SchemaError as exc:
+            raise CloudUnavailable(str(exc)) from exc
+        after = await terminate.delete(self._parts.cloud, node, inventory, now)
+        await self._parts.store.update(self._parts.leases.current(node.model), node, after)
+        if now - node.since >= timings.delete_alarm:
+            log.error("delete_stuck", node=node.name, since=node.since.isoformat())
+
+    async def _say(self, node: Node, kind: str, cause: str, detail: str = "") -> None:
+        await self._parts.store.add_event(
+            NodeEvent(
+                at=self._parts.clock.now(),
+                kind=kind,
+                model=node.model,
+                node=node.name,
+                state=node.state,
+                cause=cause,
+                actor="daemon",
+                detail=detail,
+                decision=node.decision,
+            )
+        )
+
+
+def _learned(node: Node, seen: Sighting, now: datetime) -> Node:
+    """Facts about the machine that a sighting brought."""
+    machine, operation = seen.machine, seen.operation
+    if operation is not None:
+        node = replace(
+            node,
+            operation_id=node.operation_id or operation.id,
+            machine_id=node.machine_id or operation.machine_id,
+        )
+    if machine is None or node.state not in (State.CREATING, State.BOOTING):
+        return node
+    return replace(
+        node,
+        machine_id=machine.id,
+        address=machine.address or node.address,
+        disk_ids=machine.disk_ids or node.disk_ids,
+        booted_at=node.booted_at or now,
+    )
+
+
+def _closed(node: Node, now: datetime) -> Node:
+    cost = node.price_per_hour.for_time(now - node.sent_at) if node.sent_at else node.cost
+    return replace(node, gone_at=now, cost=cost, nonce=None)
+
+
+def _receipt(node: Node) -> str:
+    """What a finished node leaves behind: when it left the balancers, when it was gone, what it cost."""
+    if node.state is not State.GONE:
+        return ""
+    left = (
+        node.unregistered_at.isoformat(timespec="seconds") if node.unregistered_at else "never in"
+    )
+    served = (
+        f"{(node.unregistered_at - node.ready_at).total_seconds():.0f} s"
+        if node.ready_at and node.unregistered_at
+        else "0 s"
+    )
+    return (
+        f"left balancers: {left}; served: {served}; deletes sent: {node.deletes}; "
+        f"gone: {node.since.isoformat(timespec='seconds')}; cost: {node.cost}"
+    )
+
+
+def _log_changed(name: NodeName, last: str, exc: Exception) -> str:
+    """Log a failure when it differs from the last one."""
+    text = f"{type(exc).__name__}: {exc}"
+    if text != last:
+        level = log.error if isinstance(exc, LeaseLost) else log.warning
+        level("node_step_failed", node=name, why=text)
+    return text

@@ -1,0 +1,219 @@
+"""The sweep: every minute, at start and before the first launch, the cloud's listing is compared with the store.
+
+Whatever it decides is recorded as a row before anything is deleted, so that the same never-ending termination carries
+it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from autoscaler.clock import Clock
+from autoscaler.cloud.protocol import Cloud
+from autoscaler.config import Timings
+from autoscaler.domain.ids import DecisionId, IntentId, ModelName, NodeName, parse_name, slug
+from autoscaler.domain.machine import Inventory, Machine
+from autoscaler.domain.money import ZERO
+from autoscaler.domain.node import CLOSED, Node, NodeEvent, State
+from autoscaler.domain.offer import Market, OfferKey
+from autoscaler.errors import EndpointMissing
+from autoscaler.nodes.inventory import Findings, Owner, compare
+from autoscaler.nodes.leases import Leases
+from autoscaler.nodes.listing import InventoryFeed
+from autoscaler.store.protocol import Store
+
+log = structlog.get_logger(__name__)
+
+_CLOSED_MEMORY = timedelta(
+    days=30
+)  # a machine of a closed row may surface this late and is still known
+ORPHANS_MODEL = ModelName("orphans")  # the lease and the rows of machines that no policy claims
+
+
+class Sweeper:
+    """Runs sweeps and keeps what the last one found."""
+
+    def __init__(
+        self,
+        store: Store,
+        cloud: Cloud,
+        inventory: InventoryFeed,
+        leases: Leases,
+        clock: Clock,
+        timings: Timings,
+        mark: Owner,
+    ) -> None:
+        self._store = store
+        self._cloud = cloud
+        self._inventory = inventory
+        self._leases = leases
+        self._clock = clock
+        self._timings = timings
+        self._mark = mark
+        self._confirmed = False
+        self.findings = Findings()
+        self.swept_at: datetime | None = None
+
+    def confirm(self) -> None:
+        """A person says that the next listing may be acted on although a guard holds."""
+        self._confirmed = True
+
+    async def sweep(self, models: dict[str, ModelName], market: Market | None) -> Findings:
+        """Compare once and record what is to be done.
+
+        Args:
+            models: slug → model, to book a surfaced machine to the model in its name.
+
+        Raises:
+            CloudUnavailable, SchemaError, StoreUnavailable: nothing was changed.
+        """
+        now = self._clock.now()
+        inventory = await self._inventory.latest(timedelta(0))
+        rows = await self._store.nodes(closed_since=now - _CLOSED_MEMORY)
+        attempts = {
+            parts.intent: await self._store.last_attempt(parts.intent)
+            for machine in inventory.machines
+            if (parts := parse_name(machine.name)) is not None
+        }
+        findings = compare(
+            inventory,
+            rows,
+            attempts,
+            await self._store.orphans(),
+            self._mark,
+            self._timings.orphan_grace,
+            now,
+            confirmed=self._confirmed,
+        )
+        await self._carry_out(findings, inventory, rows, models, market, now)
+        if findings.held is None:
+            self._confirmed = False
+        if findings.held != self.findings.held:
+            log.error("sweep_held", why=findings.held)
+        self.findings, self.swept_at = findings, now
+        return findings
+
+    async def _carry_out(
+        self,
+        findings: Findings,
+        inventory: Inventory,
+        rows: tuple[Node, ...],
+        models: dict[str, ModelName],
+        market: Market | None,
+        now: datetime,
+    ) -> None:
+        by_name = {row.name: row for row in rows}
+        await self._store.set_orphans(findings.orphans)
+        for name, machine in findings.adopt:
+            await self._adopt(by_name[name], machine, now)
+        known = {row.machine_id for row in rows if row.state not in CLOSED}
+        for machine, why in findings.surplus:
+            if machine.id not in known:
+                await self._doom(machine, why, by_name, models, market, now)
+        for machine in findings.expired:
+            await self._doom(machine, "orphan: no row ever named it", by_name, models, market, now)
+
+    async def _adopt(self, row: Node, machine: Machine, now: datetime) -> None:
+        if row.nonce is None or row.model not in self._leases.models:
+            await self._doom(machine, "surfaced late", {row.name: row}, {}, None, now)
+            return
+        after = replace(
+            row,
+            state=State.BOOTING,
+            since=now,
+            machine_id=machine.id,
+            gone_at=None,
+            reason="its machine surfaced after it was written off",
+        )
+        await self._store.advance(
+            self._leases.current(row.model), row, after, _event(after, after.reason, now)
+        )
+
+    async def _doom(
+        self,
+        machine: Machine,
+        why: str,
+        rows: dict[NodeName, Node],
+        models: dict[str, ModelName],
+        market: Market | None,
+        now: datetime,
+    ) -> None:
+        """Record a row that terminates this machine; a name that a row has already gets its id appended."""
+        parts = parse_name(machine.name)
+        slugged = parts.model_slug if parts is not None else ""
+        model = next((m for s, m in models.items() if s.startswith(slugged) and slugged), None)
+        lease = self._leases.current(model or ORPHANS_MODEL)
+        name = NodeName(machine.name)
+        if name in rows:
+            name = NodeName(f"{machine.name}~{machine.id[:8]}")
+        if await self._store.node(name) is not None:
+            name = NodeName(f"{machine.name}~{machine.id}")
+        if await self._store.node(name) is not None:
+            return
+        key = OfferKey(machine.type, machine.location)
+        offer = market.offer(key) if market is not None else None
+        node = Node(
+            name=name,
+            model=lease.model,
+            intent=parts.intent if parts is not None else IntentId("orphan"),
+            attempt=parts.attempt if parts is not None else 0,
+            offer=key,
+            price_per_hour=(offer.price_per_hour if offer else None) or ZERO,
+            state=State.TERMINATING,
+            since=now,
+            created_at=now,
+            epoch=lease.epoch,
+            decision=DecisionId("sweep"),
+            reason=why,
+            units=0.0,
+            replicas=0,
+            concurrency=0,
+            tensor_parallel=1,
+            spec_hash="",
+            machine_id=machine.id,
+            disk_ids=machine.disk_ids,
+            sent_at=machine.created_at or now,
+            failure=f"sweep: {why}",
+        )
+        log.warning("machine_condemned", machine=machine.id, name=machine.name, why=why)
+        await self._store.insert(lease, node, _event(node, why, now))
+
+    async def leftovers(self, node: Node) -> list[str]:
+        """Disks that should have gone with a node and did not; unattached ones of its own are deleted.
+
+        Raises:
+            CloudUnavailable: not known; look again.
+        """
+        try:
+            disks = await self._cloud.disks()
+        except EndpointMissing:
+            return []
+        names = {f"OS-disk-{node.machine_id}"}
+        left = [
+            disk
+            for disk in disks
+            if not disk.attached_to and (disk.id in node.disk_ids or disk.name in names)
+        ]
+        for disk in left:
+            await self._cloud.delete_disk(disk.id)
+        return [disk.name for disk in left]
+
+
+def model_slugs(models: tuple[ModelName, ...]) -> dict[str, ModelName]:
+    """Each model under the slug that stands in its machines' names."""
+    return {slug(model): model for model in models}
+
+
+def _event(node: Node, cause: str, now: datetime) -> NodeEvent:
+    return NodeEvent(
+        at=now,
+        kind=f"node_{node.state}",
+        model=node.model,
+        node=node.name,
+        state=node.state,
+        cause=cause,
+        actor="sweep",
+    )

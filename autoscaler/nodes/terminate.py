@@ -1,0 +1,63 @@
+"""Terminate: ask for the machine to go until it is proven absent, for ever."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from autoscaler.cloud.protocol import Cloud
+from autoscaler.domain.ids import MachineId
+from autoscaler.domain.machine import Inventory, Machine
+from autoscaler.domain.node import Node
+from autoscaler.errors import EndpointMissing, OutcomeUnknown, Rejected
+
+log = structlog.get_logger(__name__)
+
+
+def delete_due(node: Node, first: timedelta, longest: timedelta, now: datetime) -> bool:
+    """Whether it is time to ask again: after 5 s at first, doubling to 5 min, with no end."""
+    if node.last_delete_at is None:
+        return True
+    doublings = min(max(node.deletes - 1, 0), 20)
+    wait = min(first * (1 << doublings), longest)
+    return now - node.last_delete_at >= wait
+
+
+def machines_to_delete(node: Node, inventory: Inventory) -> tuple[Machine, ...]:
+    """The machines that are this node: by its id, else all that carry its name."""
+    if node.machine_id is not None:
+        found = inventory.by_id(node.machine_id)
+        return (found,) if found is not None else ()
+    return inventory.named(node.name)
+
+
+async def delete(cloud: Cloud, node: Node, inventory: Inventory, now: datetime) -> Node:
+    """Send one round of deletes and return the node with the try counted; the caller records it.
+
+    Raises:
+        CloudUnavailable: nothing is known. Ask again.
+    """
+    ids = {machine.id for machine in machines_to_delete(node, inventory)}
+    if node.machine_id is not None:
+        ids.add(node.machine_id)
+    for machine_id in sorted(ids):
+        await _delete_one(cloud, node, machine_id)
+    return replace(node, last_delete_at=now, deletes=node.deletes + 1)
+
+
+async def _delete_one(cloud: Cloud, node: Node, machine_id: MachineId) -> None:
+    try:
+        await cloud.delete(machine_id)
+    except EndpointMissing:
+        raise
+    except Rejected as exc:
+        # Some clouds delete only what is switched off: stop it, the next round deletes it.
+        log.warning("delete_refused", node=node.name, machine=machine_id, why=str(exc))
+        try:
+            await cloud.stop(machine_id)
+        except Rejected as refused:
+            log.warning("stop_refused", node=node.name, machine=machine_id, why=str(refused))
+    except OutcomeUnknown as exc:
+        log.warning("delete_answer_lost", node=node.name, machine=machine_id, why=str(exc))
