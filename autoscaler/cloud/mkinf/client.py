@@ -104,6 +104,7 @@ class MkinfClient:
             clock or SystemClock(),
             rng or random.Random(),
         )
+        self._only_project_id: str | None = None
         self._noted: set[str] = set()
 
     async def __aenter__(self) -> Self:
@@ -123,6 +124,24 @@ class MkinfClient:
         await self._transport.close()
 
     # the account
+
+    @property
+    def configured_project_id(self) -> str | None:
+        return self._settings.project_id
+
+    async def project_id(self) -> str:
+        """Tell the project that everything is in: the configured one, or the only one there is."""
+        if self._settings.project_id:
+            return self._settings.project_id
+        if self._only_project_id is None:
+            projects = await self.projects()
+            if len(projects) != 1 or not projects.complete:
+                raise ConfigError(
+                    f"{len(projects)} mkinf projects are yours: put the id of one into the config"
+                    " as cloud.project (`autoscaler cloud projects` lists them)"
+                )
+            self._only_project_id = projects.items[0].id
+        return self._only_project_id
 
     async def organizations(self) -> Listing[Organization]:
         return await self._list(endpoints.ORGANIZATIONS, Organization)
@@ -411,7 +430,7 @@ class MkinfClient:
         *,
         repeatable: bool | None = None,
     ) -> object:
-        scope = {"project_id": self._project_id()} if endpoint.is_project_scoped else {}
+        scope = {"project_id": await self.project_id()} if endpoint.is_project_scoped else {}
         return await self._session.call(
             Call(endpoint, {**scope, **parameters}, query or {}, body, repeatable)
         )
@@ -485,14 +504,6 @@ class MkinfClient:
             if problem not in self._noted and len(self._noted) < _MOST_NOTED_FIELDS:
                 self._noted.add(problem)
                 log.warning("cloud_answer_not_understood", problem=problem)
-
-    def _project_id(self) -> str:
-        if not self._settings.project_id:
-            raise ConfigError(
-                "no mkinf project id is set: `autoscaler cloud projects` lists yours;"
-                " put one into the config as cloud.project_id"
-            )
-        return self._settings.project_id
 
     async def _organization_id(self) -> str:
         """Find the organization: from the settings, the project's, or the only one."""

@@ -7,6 +7,7 @@ other calls leave one place in flight and one request per second alone, and dele
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,14 +16,15 @@ from contextlib import asynccontextmanager
 class Pace:
     """Lets calls start. Times are those of the running event loop.
 
-    In any second at most `per_s` calls start and at most `in_flight` run; calls other than
-    deletes get one less of each.
+    In any `window_s` at most `burst` calls start, which makes `per_s` of them a second, and at
+    most `in_flight` run at once; calls other than deletes get one less of each.
     """
 
-    def __init__(self, per_s: int, in_flight: int) -> None:
-        self._per_s = per_s
+    def __init__(self, per_s: float, in_flight: int) -> None:
+        self._burst = max(2, math.ceil(per_s))
+        self._window_s = self._burst / per_s
         self._in_flight = in_flight
-        self._started: deque[float] = deque(maxlen=per_s)
+        self._started: deque[float] = deque(maxlen=self._burst)
         self._running = 0
         self._paused_until = 0.0
         self._deletes: deque[asyncio.Future[None]] = deque()
@@ -72,11 +74,12 @@ class Pace:
         loop = asyncio.get_running_loop()
         self.close()
         for queue, spare in ((self._deletes, 0), (self._others, 1)):
-            while queue and self._running < self._in_flight - spare:
+            places = max(1, self._in_flight - spare)
+            while queue and self._running < places:
                 if queue[0].cancelled():
                     queue.popleft()
                     continue
-                wait = self._wait_s(loop.time(), self._per_s - spare)
+                wait = self._wait_s(loop.time(), self._burst - spare)
                 if wait > 0:
                     self._timer = self._sooner(loop, wait)
                     break
@@ -87,11 +90,11 @@ class Pace:
         self._started.append(now)
         waiting.set_result(None)
 
-    def _wait_s(self, now: float, per_s: int) -> float:
-        """Say how long until a call may start, when `per_s` of them may start in a second."""
+    def _wait_s(self, now: float, burst: int) -> float:
+        """Say how long until a call may start, when `burst` of them may start in a window."""
         wait = self._paused_until - now
-        if len(self._started) >= per_s:
-            wait = max(wait, self._started[-per_s] + 1.0 - now)
+        if len(self._started) >= burst:
+            wait = max(wait, self._started[-burst] + self._window_s - now)
         return wait
 
     def _sooner(self, loop: asyncio.AbstractEventLoop, wait: float) -> asyncio.TimerHandle:

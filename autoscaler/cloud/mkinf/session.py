@@ -185,7 +185,7 @@ class Session:
             except TimeoutError:
                 raise CloudUnavailable(
                     f"{call.endpoint.label}: too many calls wait for our own rate limit"
-                    f" ({self._settings.requests_per_s}/s); nothing was sent"
+                    f" ({self._settings.requests_per_s:g}/s); nothing was sent"
                 ) from None
             response = await self._send(self._request(call, bearer, deadline))
         self._obey(response)

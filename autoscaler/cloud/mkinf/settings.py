@@ -37,7 +37,7 @@ class MkinfSettings:
     answer_timeout_s: float = 10.0
     create_timeout_s: float = 12.0
     tries: int = 4
-    requests_per_s: int = 5
+    requests_per_s: float = 5.0
     in_flight: int = 4
     ca_file: Path | None = None
 
@@ -45,11 +45,8 @@ class MkinfSettings:
         check_url(self.url)
         if min(self.connect_timeout_s, self.answer_timeout_s, self.create_timeout_s) <= 0:
             raise ConfigError("mkinf: a timeout must be more than 0 seconds")
-        if self.tries < 1 or self.requests_per_s < 2 or self.in_flight < 2:
-            raise ConfigError(
-                "mkinf: tries must be at least 1; requests_per_s and in_flight at least 2, since"
-                " deletes keep a share of each"
-            )
+        if self.tries < 1 or self.in_flight < 1 or self.requests_per_s <= 0:
+            raise ConfigError("mkinf: tries, in_flight and requests_per_s must be more than 0")
 
 
 def check_url(url: str) -> None:
