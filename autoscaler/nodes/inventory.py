@@ -1,8 +1,8 @@
 """What the cloud lists against what we recorded, both ways. Pure; `sweep` carries the findings out.
 
 Per listed machine: the current attempt of an open row is left alone; a lost, superseded or closed attempt is adopted
-when its intent still wants one and no later attempt was sent, else deleted; twins of one name lose all but one; ours but
-unknown is an orphan with a grace time; our prefix with another owner is shown and never touched.
+when its intent still wants one and no later attempt was sent, else deleted; twins of one name lose all but one; ours
+but unknown is an orphan with a grace time; our prefix with another owner is shown and never touched.
 """
 
 from __future__ import annotations

@@ -1,0 +1,121 @@
+"""Read config.toml and the policy files it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoscaler.config import Config
+from autoscaler.domain.ids import ModelName, slug
+from autoscaler.errors import ConfigError
+from autoscaler.policy import Policy
+from autoscaler.toml_file import read_toml
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFiles:
+    """All policies of a directory, each with the file it came from."""
+
+    policies: Mapping[ModelName, Policy]
+    files: Mapping[ModelName, Path]
+
+
+def read_config(path: Path) -> Config:
+    """Read config.toml; relative paths in it are relative to the file.
+
+    Raises:
+        ConfigError: a line per mistake.
+    """
+    config = read_toml(path, Config)
+    base = path.resolve().parent
+
+    def absolute(given: Path | None) -> Path | None:
+        return None if given is None else base / given
+
+    return config.model_copy(
+        update={
+            "policies": base / config.policies,
+            "state_dir": base / config.state_dir,
+            "runtime_dir": base / config.runtime_dir,
+            "cloud": config.cloud.model_copy(
+                update={
+                    name: absolute(getattr(config.cloud, name))
+                    for name in ("key_file", "password_file", "ca_file", "prices_file")
+                }
+            ),
+            "ssh": config.ssh.model_copy(update={"key_file": absolute(config.ssh.key_file)}),
+            "gateway": config.gateway.model_copy(
+                update={
+                    name: absolute(getattr(config.gateway, name))
+                    for name in ("control", "state_file")
+                }
+            ),
+            "serve": config.serve.model_copy(update={"socket": absolute(config.serve.socket)}),
+            "haproxy": tuple(
+                h.model_copy(
+                    update={
+                        "socket": base / h.socket,
+                        "master_socket": absolute(h.master_socket),
+                    }
+                )
+                for h in config.haproxy
+            ),
+        }
+    )
+
+
+def read_policy(path: Path) -> Policy:
+    """Read one policy file, with the files beside it that it names.
+
+    Raises:
+        ConfigError: a line per mistake.
+    """
+    policy = read_toml(path, Policy)
+    server = policy.server
+    beside = {
+        name: str(path.resolve().parent / given)
+        for name in ("script", "token_file")
+        if (given := getattr(server, name)) is not None
+    }
+    for name, found in beside.items():
+        if not Path(found).is_file():
+            raise ConfigError(f"{path}: server.{name}: no such file: {found}")
+    return policy.model_copy(update={"server": server.model_copy(update=beside)})
+
+
+def read_policies(directory: Path) -> PolicyFiles:
+    """Read every `*.toml` of a directory, whole or not at all.
+
+    Raises:
+        ConfigError: every mistake of every file, or two files that claim one model.
+    """
+    if not directory.is_dir():
+        raise ConfigError(f"{directory}: no such directory: `policies` in config.toml names it")
+    policies: dict[ModelName, Policy] = {}
+    files: dict[ModelName, Path] = {}
+    problems: list[str] = []
+    for path in sorted(directory.glob("*.toml")):
+        try:
+            policy = read_policy(path)
+        except ConfigError as exc:
+            problems.append(str(exc))
+            continue
+        taken = _taken(policy, policies)
+        if taken is not None:
+            problems.append(f"{path}: model: {policy.model!r} clashes with {files[taken]}")
+            continue
+        policies[policy.name] = policy
+        files[policy.name] = path
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return PolicyFiles(policies, files)
+
+
+def _taken(policy: Policy, others: Mapping[ModelName, Policy]) -> ModelName | None:
+    """The model that already has one of this policy's names, or its short form in machines' names."""
+    names = {policy.model, *policy.aliases}
+    for other in others.values():
+        if names & {other.model, *other.aliases} or slug(other.model) == slug(policy.model):
+            return other.name
+    return None

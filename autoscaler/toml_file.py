@@ -1,0 +1,167 @@
+"""Read a TOML file into validated values, and turn every mistake into a line that says what to do.
+
+All mistakes of a file are reported at once, each with file, line, key, what was found, what is allowed and the nearest
+right spelling.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from autoscaler.errors import ConfigError
+
+V = TypeVar("V", bound=BaseModel)
+_LIMIT = 1024 * 1024
+_SECRET = re.compile(r"password|token|secret|key$", re.IGNORECASE)
+
+
+def read_toml(path: Path, values: type[V]) -> V:
+    """Read and validate one file.
+
+    Raises:
+        ConfigError: unreadable, not TOML, or not what `values` allows; the message has a line per mistake.
+    """
+    text = read_text(path)
+    return parse_toml(text, path, values)
+
+
+def read_text(path: Path) -> str:
+    """Read a small UTF-8 file.
+
+    Raises:
+        ConfigError: unreadable, too large, or not UTF-8.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    if len(raw) > _LIMIT:
+        raise ConfigError(f"{path}: {len(raw)} bytes; a config of more than {_LIMIT} is a mistake")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {exc.start})") from exc
+
+
+def parse_toml(text: str, path: Path, values: type[V]) -> V:
+    """Validate a file's text. Raises as `read_toml` does."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{path}: not TOML: {exc}") from exc
+    try:
+        return values.model_validate(table)
+    except ValidationError as exc:
+        problems = [_explain(path, text, values, error) for error in exc.errors()]
+        raise ConfigError("\n".join(problems)) from exc
+
+
+def _explain(path: Path, text: str, values: type[BaseModel], error: ErrorDetails) -> str:
+    where = [part for part in error["loc"] if not _is_union_tag(part)]
+    key = _dotted(where)
+    line = line_of(text, where)
+    place = f"{path}:{line}" if line else f"{path}"
+    return f"{place}: {key + ': ' if key else ''}{_say(values, where, error)}"
+
+
+def _say(values: type[BaseModel], where: Sequence[int | str], error: ErrorDetails) -> str:
+    found = error.get("input")
+    context = error.get("ctx") or {}
+    match error["type"]:
+        case "extra_forbidden":
+            allowed = sorted(_keys_at(values, where[:-1]))
+            near = difflib.get_close_matches(str(where[-1]), allowed, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            return f"no such key; {hint}allowed here: {', '.join(allowed)}"
+        case "missing":
+            return "is missing: this key is required"
+        case "enum" | "literal_error":
+            allowed_text = str(context.get("expected", ""))
+            words = re.findall(r"'([^']+)'", allowed_text)
+            near = difflib.get_close_matches(str(found), words, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            return f"found {_show(where, found)}, allowed: {allowed_text}{hint}"
+        case "value_error":
+            message = str(context.get("error", error["msg"]))
+            return message if isinstance(found, dict) else f"found {_show(where, found)}: {message}"
+        case _:
+            message = error["msg"]
+            return f"found {_show(where, found)}: {message[:1].lower()}{message[1:]}"
+
+
+def _show(where: Sequence[int | str], found: object) -> str:
+    """What was found, short, and never a secret."""
+    if where and _SECRET.search(str(where[-1])) and not str(where[-1]).endswith("file"):
+        return "a value"
+    text = repr(found)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _dotted(where: Sequence[int | str]) -> str:
+    key = ""
+    for part in where:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    return key
+
+
+def _is_union_tag(part: int | str) -> bool:
+    """pydantic names the branch of a union in a location; a person has no use for it."""
+    return isinstance(part, str) and ("[" in part or "(" in part)
+
+
+def _keys_at(values: type[BaseModel], where: Sequence[int | str]) -> Iterator[str]:
+    table: type[BaseModel] | None = values
+    for part in where:
+        if table is None or isinstance(part, int):
+            continue
+        field = next(
+            (f for name, f in table.model_fields.items() if (f.alias or name) == part), None
+        )
+        table = _model_in(field.annotation) if field is not None else None
+    if table is not None:
+        for name, field in table.model_fields.items():
+            yield field.alias or name
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:  # an annotation can be anything
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((m for a in get_args(annotation) if (m := _model_in(a)) is not None), None)
+
+
+def line_of(text: str, where: Sequence[int | str]) -> int | None:
+    """The line of a key in a TOML text, or of its table when the key itself is not written, counted from 1."""
+    names = [str(part) for part in where if not isinstance(part, int)]
+    indices = [part for part in where if isinstance(part, int)]
+    best: int | None = None
+    table: list[str] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line)
+        if header is not None:
+            table = [part.strip().strip("\"'") for part in header[1].split(".")]
+            name = ".".join(table)
+            seen[name] = seen.get(name, -1) + 1
+            wanted = indices[0] if indices and line.lstrip().startswith("[[") else seen[name]
+            if names[: len(table)] == table and seen[name] == wanted:
+                best = number
+            elif names[: len(table)] == table:
+                table = ["\0other entry"]
+            continue
+        pair = re.match(r"\s*([A-Za-z0-9_\-\"'.@]+)\s*=", line)
+        if pair is None:
+            continue
+        full = [*table, *(part.strip("\"'") for part in pair[1].split("."))]
+        if names[: len(full)] == full:
+            best = number
+            if len(full) == len(names):
+                return number
+    return best
