@@ -191,6 +191,7 @@ class HaproxyBalancer:
         address = _address(endpoint.url)
         state = backend.state(server)
         if state is not None and (state.address, state.port) != address:
+            await self.drain(model, endpoint.id)
             await self.remove(model, endpoint.id)
             state = None
         if state is None:

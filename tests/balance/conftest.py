@@ -17,10 +17,12 @@ from autoscaler.domain.ids import ModelName
 from tests.balance.parts import (
     Balancing,
     Clients,
+    FakeSocket,
     GatewayProcess,
     HaproxyProcess,
     ModelServer,
     NewServer,
+    StartFake,
     StartHaproxy,
 )
 
@@ -43,6 +45,20 @@ async def new_server() -> AsyncIterator[NewServer]:
             stack.push_async_callback(server.stop)
             stack.callback(server.may_end.set)
             return server
+
+        yield start
+
+
+@pytest.fixture
+async def fake_socket(folder: Path) -> AsyncIterator[StartFake]:
+    """Listen on a Unix socket in HAProxy's place, answering as a test says; it notes the commands."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(answer: Callable[[str], str | None]) -> FakeSocket:
+            fake = FakeSocket(folder / "fake.sock", answer)
+            stack.push_async_callback(fake.stop)
+            await fake.start()
+            return fake
 
         yield start
 

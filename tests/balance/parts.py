@@ -212,6 +212,7 @@ class HaproxyProcess:
     def config(self) -> str:
         text = (SHIPPED / "haproxy.cfg").read_text()
         for there, here in (
+            *self.edits,
             ("/run/haproxy/autoscaler.sock mode 660 group haproxy", f"{self.socket_path}"),
             ("    user haproxy\n    group haproxy\n    log /dev/log local0\n", ""),
             ("    log global\n", ""),
@@ -220,7 +221,6 @@ class HaproxyProcess:
             ("bind :8080", f"bind 127.0.0.1:{self.port}"),
             ("bind 127.0.0.1:8404", f"bind 127.0.0.1:{self.metrics_port}"),
             ("127.0.0.1:8000", self.activator_url.removeprefix("http://")),
-            *self.edits,
         ):
             assert there in text, f"deploy/haproxy/haproxy.cfg has no {there!r}"
             text = text.replace(there, here)
@@ -288,6 +288,46 @@ class GatewayProcess:
         if self._gateway is not None and self._task is not None:
             self._gateway.stop()
             await self._task
+
+
+class FakeSocket:
+    """HAProxy's socket as a fault would have it: each command is noted and answered as told."""
+
+    def __init__(self, path: Path, answer: Callable[[str], str | None]) -> None:
+        self.path = path
+        self.commands: list[str] = []
+        self._answer = answer
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, str(self.path))
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    @property
+    def writes(self) -> list[str]:
+        return [command for command in self.commands if not command.startswith("show ")]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = (await reader.readline()).decode().strip()
+        self.commands.append(command)
+        answer = self._answer(command)
+        if answer is None:  # silence, until the other side gives up
+            await reader.read()
+        else:
+            writer.write(answer.encode())
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+        writer.close()
+
+
+class StartFake(Protocol):
+    """Starts a fake socket; None as an answer is silence."""
+
+    async def __call__(self, answer: Callable[[str], str | None]) -> FakeSocket: ...
 
 
 class NewServer(Protocol):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
-from autoscaler.balance.protocol import ServerState
+from autoscaler.balance.protocol import Pool, ServerState
 from autoscaler.errors import BalancerUnavailable
-from tests.balance.parts import Balancing, NewServer, endpoint_of
+from tests.balance.parts import Answer, Balancing, NewServer, endpoint_of
 
 
 async def test_a_registered_server_is_up_and_gets_the_traffic(
@@ -93,3 +94,197 @@ async def test_registering_a_draining_server_brings_it_back(
     await balancing.is_up(endpoint)
     assert (await balancing.clients.ask()).is_whole
     assert server.served == 1
+
+
+async def test_a_server_told_anew_takes_its_new_weight_and_capacity(
+    balancing: Balancing, new_server: NewServer
+) -> None:
+    server = await new_server()
+    await balancing.serve(endpoint_of(server, "one", capacity=8, weight=10))
+
+    await balancing.balancer.register(
+        balancing.model, endpoint_of(server, "one", capacity=1, weight=20)
+    )
+
+    assert (await balancing.server(endpoint_of(server, "one"))).weight == 20
+    async with asyncio.TaskGroup() as tasks:
+        answers = [tasks.create_task(balancing.clients.ask(is_long=True)) for _ in range(3)]
+        await balancing.report_when(lambda report: report.waiting == 2)
+        assert server.in_flight == 1
+        server.may_end.set()
+    assert all(answer.result().is_whole for answer in answers)
+
+
+async def test_where_the_engine_queues_the_balancer_does_not(
+    balancing: Balancing, new_server: NewServer
+) -> None:
+    server = await new_server()
+    endpoint = endpoint_of(server, "one", capacity=1)
+    await balancing.balancer.ensure_pool(Pool(balancing.model, queue_in_engine=True))
+    await balancing.balancer.register(balancing.model, endpoint)
+    await balancing.is_up(endpoint)
+
+    async with asyncio.TaskGroup() as tasks:
+        answers = [tasks.create_task(balancing.clients.ask(is_long=True)) for _ in range(3)]
+        await balancing.until(lambda: server.in_flight == 3)
+        server.may_end.set()
+
+    assert all(answer.result().is_whole for answer in answers)
+
+
+async def test_a_server_at_a_new_address_under_its_name_replaces_the_old_one(
+    balancing: Balancing, new_server: NewServer
+) -> None:
+    before, after = await new_server(), await new_server()
+    await balancing.serve(endpoint_of(before, "moved"))
+
+    await balancing.balancer.register(balancing.model, endpoint_of(after, "moved"))
+
+    await balancing.is_up(endpoint_of(after, "moved"))
+    assert (await balancing.server(endpoint_of(after, "moved"))).url == after.url
+    assert after.url in (await balancing.clients.ask()).text
+
+
+async def test_the_last_node_drained_with_fifty_requests_queued_fails_none(
+    balancing: Balancing, new_server: NewServer
+) -> None:
+    leaving, coming = await new_server(), await new_server()
+    last, next_one = endpoint_of(leaving, "last", capacity=4), endpoint_of(coming, "next")
+    await balancing.serve(last)
+    async with asyncio.TaskGroup() as tasks:
+        answers = [tasks.create_task(balancing.clients.ask(is_long=True)) for _ in range(54)]
+        await balancing.report_when(lambda report: report.waiting == 50)
+        assert leaving.in_flight == (await balancing.server(last)).in_flight == 4
+
+        await balancing.balancer.drain(balancing.model, last.id)
+
+        if balancing.kind == "haproxy":
+            await balancing.until(lambda: balancing.activator.in_flight == 50)
+        report = await balancing.report_when(lambda report: report.waiting == 50)
+        assert [server.state for server in report.servers] == [ServerState.DRAINING]
+        leaving.may_end.set()
+        await balancing.is_idle(last)
+        await balancing.balancer.remove(balancing.model, last.id)
+        balancing.activator.may_end.set()  # in production it passes them to the next node
+        coming.may_end.set()
+        await balancing.balancer.register(balancing.model, next_one)
+    assert [answer.result() for answer in answers if not answer.result().is_whole] == []
+    assert leaving.served == 4
+
+
+async def test_clients_with_kept_connections_notice_no_scale_in(
+    balancing: Balancing, new_server: NewServer
+) -> None:
+    servers = [await new_server() for _ in range(2)]
+    staying = endpoint_of(servers[0], "stays", capacity=3)
+    await balancing.serve(staying)
+    answers: list[Answer] = []
+    is_over = asyncio.Event()
+
+    async def keep_asking() -> None:
+        while not is_over.is_set():
+            answers.append(await balancing.clients.ask())
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(8):
+            tasks.create_task(keep_asking())
+        for life in range(5):
+            coming = endpoint_of(servers[1], f"life{life}", capacity=3)
+            await balancing.balancer.register(balancing.model, coming)
+            await balancing.is_up(coming)
+            served = servers[1].served
+            await balancing.until(lambda served=served: servers[1].served > served + 3)  # type: ignore[misc]
+            await balancing.balancer.drain(balancing.model, coming.id)
+            await balancing.is_idle(coming)
+            await balancing.balancer.remove(balancing.model, coming.id)
+        is_over.set()
+
+    assert len(answers) > 40
+    assert [answer for answer in answers if not answer.is_whole] == []
+
+
+async def test_a_balancer_that_forgot_says_so_and_is_told_again(
+    balancing: Balancing, new_server: NewServer
+) -> None:
+    server = await new_server()
+    endpoint = endpoint_of(server, "one")
+    await balancing.serve(endpoint)
+    before = await balancing.balancer.report(balancing.model)
+
+    await balancing.process.forget()
+
+    after = await balancing.balancer.report(balancing.model)
+    assert after.incarnation != before.incarnation
+    assert after.servers == ()
+    await balancing.serve(endpoint)
+    assert server.url in (await balancing.clients.ask()).text
+
+
+async def test_a_balancer_that_runs_on_keeps_its_incarnation(balancing: Balancing) -> None:
+    first = await balancing.balancer.report(balancing.model)
+    second = await balancing.balancer.report(balancing.model)
+
+    assert first.incarnation == second.incarnation
+    assert first.at.tzinfo is not None
+    assert first.old_processes == second.old_processes == 0
+
+
+async def test_a_balancer_that_is_down_names_its_socket_and_what_to_do(
+    balancing: Balancing, new_server: NewServer
+) -> None:
+    endpoint = endpoint_of(await new_server(), "one")
+    balancer, model = balancing.balancer, balancing.model
+    await balancing.process.stop()
+
+    for call in (
+        balancer.report(model),
+        balancer.ensure_pool(Pool(model)),
+        balancer.register(model, endpoint),
+        balancer.drain(model, endpoint.id),
+        balancer.remove(model, endpoint.id),
+        balancer.drop_pool(model),
+    ):
+        with pytest.raises(BalancerUnavailable, match="start it") as raised:
+            await call
+        assert str(balancing.control) in str(raised.value)
+
+
+async def test_a_removal_by_force_forgets_a_busy_server(
+    balancing: Balancing, new_server: NewServer
+) -> None:
+    server = await new_server()
+    endpoint = endpoint_of(server, "stuck")
+    await balancing.serve(endpoint)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(balancing.clients.ask(is_long=True))
+        await balancing.until(lambda: server.in_flight == 1)
+        await balancing.balancer.drain(balancing.model, endpoint.id)
+
+        await balancing.balancer.remove(balancing.model, endpoint.id, force=True)
+
+        assert (await balancing.balancer.report(balancing.model)).servers == ()
+        server.may_end.set()
+
+
+async def test_a_dropped_pool_has_no_server_left(
+    balancing: Balancing, new_server: NewServer
+) -> None:
+    endpoint = endpoint_of(await new_server(), "one")
+    await balancing.serve(endpoint)
+    await balancing.balancer.drain(balancing.model, endpoint.id)
+
+    await balancing.balancer.drop_pool(balancing.model)
+    await balancing.balancer.drop_pool(balancing.model)
+
+    assert (await balancing.balancer.report(balancing.model)).servers == ()
+
+
+async def test_the_settle_time_outlasts_a_connection_attempt(balancing: Balancing) -> None:
+    assert (
+        balancing.balancer.settle_time
+        >= {
+            "haproxy": timedelta(seconds=2.5),
+            "gateway": timedelta(0),
+        }[balancing.kind]
+    )
+    assert balancing.balancer.name == balancing.kind
