@@ -10,7 +10,6 @@ from pathlib import Path
 
 import asyncssh
 import pytest
-
 from autoscaler.emulator.machine import MachineSpec
 from autoscaler.emulator.machines.local import LocalMachines
 

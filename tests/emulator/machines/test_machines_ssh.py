@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import asyncssh
-
 from autoscaler.emulator.machine import MachineSpec
 from autoscaler.emulator.machines.local import LocalMachines
-
 
 Build = Callable[..., MachineSpec]
 LogIn = Callable[..., Awaitable[asyncssh.SSHClientConnection]]
