@@ -54,6 +54,7 @@ def load_host_key(path: Path) -> asyncssh.SSHKey:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(key.export_private_key())
+    path.with_suffix(".pub").write_bytes(key.export_public_key())
     return key
 
 

@@ -1,0 +1,155 @@
+"""Proves that a node is what was ordered and really serves, before it may take a request.
+
+One look reads how far the node is and goes as deep as it can: the startup script's stages, the machine, each server,
+one real request to each. Every step may be repeated; nothing is remembered between looks but what the node itself
+keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import aiohttp
+
+from autoscaler.cloud.secret import Secret
+from autoscaler.domain.node import Node
+from autoscaler.domain.offer import Offer
+from autoscaler.errors import NodeUnreachable, VerificationFailed
+from autoscaler.nodes.gpus import Gpu
+from autoscaler.nodes.shell import NodeShell
+from autoscaler.nodes.verify_boot import FINISHED, StageTime, check_boot, read_boot
+from autoscaler.nodes.verify_machine import (
+    check_gpus,
+    check_machine,
+    check_xids,
+    read_gpus,
+    read_machine,
+)
+from autoscaler.nodes.verify_server import check_health, check_served_name, try_request
+from autoscaler.policy import Policy
+
+TOKEN_FILE = "/run/autoscaler/secrets/hub_token"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Not there yet, and nothing is wrong.
+
+    Attributes:
+        stage: the startup script's stage, or what verification waits for.
+        stages: those of the script so far, with their times.
+    """
+
+    stage: str
+    stages: tuple[StageTime, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The node serves.
+
+    Attributes:
+        tokens_per_s: of the slowest replica's answer; None for embeddings.
+        driver: None on machines without GPUs.
+    """
+
+    tokens_per_s: float | None
+    gpus: tuple[Gpu, ...]
+    driver: str | None
+    has_nvlink: bool
+    stages: tuple[StageTime, ...]
+
+    def describe(self) -> str:
+        """One line for the node's story."""
+        parts = []
+        if self.gpus:
+            link = "NVLink" if self.has_nvlink else "no NVLink"
+            parts.append(f"{len(self.gpus)} x {self.gpus[0].name}, {link}, driver {self.driver}")
+        if self.tokens_per_s is not None:
+            parts.append(f"{self.tokens_per_s:.1f} tokens/s")
+        parts.append(" ".join(f"{stage.name} {stage.seconds:.1f}s" for stage in self.stages))
+        return "; ".join(part for part in parts if part)
+
+
+def serving_urls(node: Node, policy: Policy) -> tuple[str, ...]:
+    """Where the node's replicas serve."""
+    if node.endpoints:
+        return tuple(endpoint.url for endpoint in node.endpoints)
+    host = f"[{node.address}]" if ":" in (node.address or "") else node.address
+    return tuple(f"http://{host}:{policy.server.port + i}" for i in range(node.replicas))
+
+
+async def verify(
+    shell: NodeShell,
+    policy: Policy,
+    offer: Offer,
+    node: Node,
+    http: aiohttp.ClientSession,
+    token: Secret | None = None,
+) -> Progress | Verified:
+    """Look how far a node is, and deliver the token for the weights when its script waits for it.
+
+    Args:
+        shell: a session pinned to the node's host key.
+
+    Raises:
+        VerificationFailed: it will never serve; the message says why and, of the script, shows the log's end.
+        NodeUnreachable: no answer over SSH now.
+    """
+    boot = await read_boot(shell)
+    await check_boot(shell, boot, policy.deadlines)
+    if boot.gpus and offer.gpus:
+        check_gpus(boot.gpus, offer)
+    if boot.stage == "token" and token is not None:
+        await shell.put_secret(TOKEN_FILE, token.reveal().encode())
+    if boot.stage != FINISHED:
+        return Progress(boot.stage or "boot", boot.stages)
+    facts = await read_machine(shell, has_gpus=offer.gpus > 0)
+    check_machine(facts, policy, offer)
+    speeds: list[float] = []
+    for url in serving_urls(node, policy):
+        try:
+            await check_health(http, url, policy)
+            await check_served_name(http, url, policy)
+            speech = await try_request(http, url, policy)
+        except NodeUnreachable as exc:
+            # healthy over there, silent from here: most often a firewall rule that does not cover us
+            return Progress(f"server: {exc}", boot.stages)
+        if speech.tokens_per_s is not None:
+            speeds.append(speech.tokens_per_s)
+    return Verified(
+        tokens_per_s=min(speeds, default=None),
+        gpus=facts.gpus,
+        driver=facts.gpus[0].driver if facts.gpus else None,
+        has_nvlink=facts.has_nvlink,
+        stages=boot.stages,
+    )
+
+
+async def liveness(http: aiohttp.ClientSession, node: Node, policy: Policy) -> str | None:
+    """What is wrong with a ready node's servers as seen from here; None when each is healthy."""
+    for url in serving_urls(node, policy):
+        try:
+            await check_health(http, url, policy)
+        except NodeUnreachable as exc:
+            return str(exc)
+        except VerificationFailed as exc:
+            return str(exc)
+    return None
+
+
+async def recheck(shell: NodeShell, offer: Offer) -> str | None:
+    """Look at a ready node's GPUs again; what is wrong with them, or None.
+
+    Raises:
+        NodeUnreachable: no answer.
+    """
+    if not offer.gpus:
+        return None
+    facts = await read_gpus(shell)
+    try:
+        check_gpus(facts.gpus, offer, facts.complaint)
+        check_xids(facts.xids)
+    except VerificationFailed as exc:
+        return str(exc)
+    return None
