@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import os
+import errno
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from autoscaler.errors import BalancerUnavailable
 
 ANSWER_LIMIT = 16 * 1024 * 1024  # 10,000 servers print about 4 MB
 ANSWER_TIME = timedelta(seconds=3)
+_CROWDED_PAUSE_S = 0.01
 
 _SERVER_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,127}")
 _BACKEND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -156,7 +157,10 @@ async def ask(
         raise ValueError("one command a line, one line a connection")
     try:
         async with asyncio.timeout(timeout.total_seconds()):
-            answer = await _exchange(path, command, is_master)
+            while (  # noqa: ASYNC110 -- HAProxy sends no event when a place is free
+                answer := await _exchange(path, command, is_master)
+            ) is None:
+                await asyncio.sleep(_CROWDED_PAUSE_S)
     except TimeoutError as exc:
         raise BalancerUnavailable(
             f"HAProxy did not answer on {path} within {timeout.total_seconds():g} s: see that it"
@@ -164,8 +168,8 @@ async def ask(
         ) from exc
     except OSError as exc:
         raise BalancerUnavailable(
-            f"HAProxy cannot be asked on {path} ({os.strerror(exc.errno or 0)}): start it, give"
-            " its `stats socket` this path with `level admin`, and let this user write to it"
+            f"HAProxy cannot be asked on {path} ({exc.strerror or exc}): start it, give its"
+            " `stats socket` this path with `level admin`, and let this user write to it"
         ) from exc
     if answer == "Permission denied":
         raise BalancerUnavailable(
@@ -174,12 +178,20 @@ async def ask(
     return answer
 
 
-async def _exchange(path: Path, command: str, is_master: bool) -> str:
-    reader, writer = await asyncio.open_unix_connection(str(path))
+async def _exchange(path: Path, command: str, is_master: bool) -> str | None:
+    """Ask once; None when the socket's queue was full, so that nothing was sent.
+
+    HAProxy takes `stats maxconn` connections (10 unless told) and queues as many. Beyond that the kernel answers
+    "try again", which asyncio takes for a connection in progress: the first write then finds none.
+    """
     try:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+    except BlockingIOError:
+        return None
+    try:
+        # no drain(): one command fits the socket's buffer
         writer.write(command.encode("ascii") + b"\n")
-        await writer.drain()
-        if is_master:
+        if is_master and writer.can_write_eof():
             writer.write_eof()
         answer = bytearray()
         while chunk := await reader.read(65536):
@@ -188,6 +200,10 @@ async def _exchange(path: Path, command: str, is_master: bool) -> str:
                 raise BalancerUnavailable(
                     f"HAProxy answered more than {ANSWER_LIMIT} bytes on {path}: is it HAProxy?"
                 )
+    except OSError as exc:
+        if exc.errno == errno.ENOTCONN:
+            return None
+        raise
     finally:
         writer.close()
     return answer.decode("utf-8", "replace").strip()

@@ -280,6 +280,11 @@ class GatewayProcess:
             await self._gateway.started.wait()
         self._port = self._gateway.addresses[0][1]
 
+    async def ask(self, model: str) -> Answer:
+        """Ask once, as a client of its own."""
+        async with aiohttp.ClientSession() as session:
+            return await Clients(self.url, model, session).ask()
+
     async def forget(self) -> None:
         await self.stop()
         await self.start()
