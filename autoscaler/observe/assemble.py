@@ -1,0 +1,200 @@
+"""From a policy and the config to a model's feed: which sources there are, and what role each has."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from pathlib import Path
+
+import aiohttp
+
+from autoscaler.config import Config
+from autoscaler.domain.ids import slug
+from autoscaler.errors import ConfigError
+from autoscaler.observe.dialect import Dialect
+from autoscaler.observe.feed import Feeder, FeedSettings, SignalFeed
+from autoscaler.observe.gateway import GatewaySource
+from autoscaler.observe.haproxy import HaproxySource
+from autoscaler.observe.latency import LatencySettings
+from autoscaler.observe.llamacpp import LLAMA_CPP
+from autoscaler.observe.mapping import TEI_MAPPING, mapped
+from autoscaler.observe.merge import Role
+from autoscaler.observe.pages import PageSettings, PageSource
+from autoscaler.observe.prometheus import PrometheusSource, default_queries
+from autoscaler.observe.protocol import Source
+from autoscaler.observe.sglang import SGLANG
+from autoscaler.observe.vllm import VLLM
+from autoscaler.policy import Engine, Policy
+from autoscaler.policy import Source as SourceSettings
+
+_LEAST_HORIZON = timedelta(hours=2)
+_MOST_KEPT = 4096
+
+DIALECTS: dict[Engine, Dialect] = {
+    Engine.VLLM: VLLM,
+    Engine.SGLANG: SGLANG,
+    Engine.LLAMA_CPP: LLAMA_CPP,
+    Engine.EMBEDDING: mapped("embedding", TEI_MAPPING),
+}
+
+
+def build_feed(policy: Policy, config: Config, session: aiohttp.ClientSession) -> SignalFeed:
+    """Build the feed of one model. Opens nothing yet.
+
+    Args:
+        session: for pages and queries; it stays the caller's to close. `trust_env` must be off.
+
+    Raises:
+        ConfigError: a source lacks what it needs, or a mapping or query cannot be read.
+    """
+    feeders: list[Feeder] = []
+    for settings in _sources(policy, config):
+        for source, role in _build(settings, policy, config, session):
+            if any(source.name == other.source.name for other in feeders):
+                raise ConfigError(
+                    f"signals.sources: two are called {source.name!r}: give each a name of its own"
+                )
+            feeders.append(
+                Feeder(
+                    source,
+                    role,
+                    settings.timeout.total_seconds(),
+                    settings.max_age or config.timings.signal_max_age,
+                )
+            )
+    return SignalFeed(feeders, _feed_settings(policy, config))
+
+
+def _sources(policy: Policy, config: Config) -> tuple[SourceSettings, ...]:
+    """The policy's sources; where it names none, the balancer, the activator and the engines."""
+    if "sources" in policy.signals.model_fields_set:
+        return policy.signals.sources
+    sources = policy.signals.sources
+    if policy.engine not in DIALECTS:
+        sources = tuple(source for source in sources if source.kind != "engine")
+    if config.balancer == "haproxy":
+        return (SourceSettings(kind="haproxy"), *sources)
+    return sources
+
+
+def _build(
+    settings: SourceSettings, policy: Policy, config: Config, session: aiohttp.ClientSession
+) -> list[tuple[Source, Role]]:
+    name = settings.name or settings.kind
+    match settings.kind:
+        case "gateway":
+            gateway = GatewaySource(
+                name,
+                policy.model,
+                Path(settings.socket) if settings.socket else config.gateway_control,
+                _latency(policy),
+                timeout_s=settings.timeout.total_seconds(),
+                window_s=policy.signals.window.total_seconds(),
+                interval_s=config.timings.reconcile.total_seconds(),
+            )
+            return [(gateway, Role.FRONT)]
+        case "engine" | "page":
+            page = PageSource(
+                name,
+                _dialect(settings, policy),
+                policy.served_name,
+                session,
+                _page_settings(settings, policy, config),
+            )
+            return [(page, Role.INSIDE)]
+        case "haproxy":
+            return [(source, Role.FRONT) for source in _haproxies(name, settings, policy, config)]
+        case "prometheus":
+            if settings.url is None:
+                raise ConfigError('signals.sources: kind = "prometheus" needs a url')
+            prometheus = PrometheusSource(
+                name,
+                settings.url,
+                settings.queries or default_queries(policy),
+                policy.served_name,
+                session,
+                timeout_s=settings.timeout.total_seconds(),
+                window=policy.signals.window,
+                quantile_window=policy.signals.quantile_window,
+            )
+            return [(prometheus, Role.WHOLE)]
+
+
+def _haproxies(
+    name: str, settings: SourceSettings, policy: Policy, config: Config
+) -> list[HaproxySource]:
+    """One source for the socket that the policy names, else one for each HAProxy of the config."""
+    places = (
+        [(name, Path(settings.socket), settings.backend)]
+        if settings.socket is not None
+        else [
+            (
+                name if len(config.haproxy) == 1 else f"{name}-{haproxy.name}",
+                haproxy.socket,
+                settings.backend or haproxy.backends.get(policy.model),
+            )
+            for haproxy in config.haproxy
+        ]
+    )
+    if not places:
+        raise ConfigError(
+            'signals.sources: kind = "haproxy" needs a socket, or a [[haproxy]] in the config'
+        )
+    return [
+        HaproxySource(
+            place,
+            socket,
+            backend or slug(policy.model),
+            timeout_s=settings.timeout.total_seconds(),
+            window_s=policy.signals.window.total_seconds(),
+            interval_s=config.timings.reconcile.total_seconds(),
+        )
+        for place, socket, backend in places
+    ]
+
+
+def _dialect(settings: SourceSettings, policy: Policy) -> Dialect:
+    if settings.kind == "page" or settings.mapping:
+        if not settings.mapping:
+            raise ConfigError('signals.sources: kind = "page" needs a mapping')
+        return mapped(settings.name or settings.kind, settings.mapping)
+    known = DIALECTS.get(policy.engine)
+    if known is None:
+        raise ConfigError(
+            'signals.sources: kind = "engine" knows no page of engine = "custom": use '
+            'kind = "page" with a mapping, or leave it out'
+        )
+    return known
+
+
+def _latency(policy: Policy) -> LatencySettings:
+    return LatencySettings(policy.signals.quantile_window, policy.signals.min_observations)
+
+
+def _page_settings(settings: SourceSettings, policy: Policy, config: Config) -> PageSettings:
+    is_bounded = settings.kind == "engine" and policy.engine in (Engine.VLLM, Engine.SGLANG)
+    return PageSettings(
+        path=settings.path or policy.server.metrics_path,
+        timeout_s=settings.timeout.total_seconds(),
+        interval_s=config.timings.reconcile.total_seconds(),
+        window_s=policy.signals.window.total_seconds(),
+        latency=_latency(policy),
+        max_running=policy.server.max_num_seqs if is_bounded else None,
+    )
+
+
+def _feed_settings(policy: Policy, config: Config) -> FeedSettings:
+    scaling = policy.scaling
+    needed = max(scaling.peak_memory, scaling.stabilization, scaling.zero_after)
+    horizon = max(needed, _LEAST_HORIZON)
+    interval = config.timings.reconcile
+    # at the demo's pace two hours would be many thousands: then only what decisions need is kept
+    keep = max(min(math.ceil(horizon / interval), _MOST_KEPT), math.ceil(needed / interval)) + 1
+    return FeedSettings(
+        model=policy.name,
+        window=policy.signals.window,
+        keep=keep,
+        horizon=horizon,
+        ttft_target_s=policy.slo.ttft.total_seconds(),
+        itl_target_s=None if policy.slo.itl is None else policy.slo.itl.total_seconds(),
+    )
