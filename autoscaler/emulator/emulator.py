@@ -97,6 +97,8 @@ class Emulator:
             with suppress(asyncio.CancelledError):
                 await self._main
             self._main = None
+        ids = list(self.cloud.books.vms)
+        await asyncio.gather(*(self._machines.destroy(vm_id) for vm_id in ids))
         await self._machines.close()
 
     async def __aenter__(self) -> Self:

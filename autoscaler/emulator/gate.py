@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import orjson
 
@@ -60,7 +61,15 @@ class Gate:
             outcome = str(answer.status)
         finally:
             self._record(request, name, caller, outcome)
-        return answer
+        return self._dated(answer)
+
+    def _dated(self, answer: Answer) -> Answer:
+        """A cloud whose clock is wrong says so in `Date`, too."""
+        skew = self._cloud.faults.standing_of("clock_skew")
+        if skew is None:
+            return answer
+        told = datetime.now(UTC) + timedelta(seconds=skew.option("skew_s"))
+        return replace(answer, headers={**answer.headers, "Date": format_datetime(told, True)})
 
     def _record(self, request: Request, name: str, caller: Caller | None, outcome: str) -> None:
         self._cloud.ledger.record(

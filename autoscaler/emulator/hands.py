@@ -44,9 +44,9 @@ class Hands:
     def power_off(self, vm_id: str, timeout_s: float, then: Callable[[None], None]) -> None:
         self._do(vm_id, "power_off", lambda: self.machines.power_off(vm_id, timeout_s), then)
 
-    def kill(self, vm_id: str) -> None:
-        """Kill at once, without waiting for a command under way."""
-        self._do(vm_id, "kill", lambda: self.machines.kill(vm_id), _nothing, in_turn=False)
+    def kill(self, vm_id: str, *, in_turn: bool = False) -> None:
+        """Kill at once, without waiting for a command under way unless `in_turn`."""
+        self._do(vm_id, "kill", lambda: self.machines.kill(vm_id), _nothing, in_turn=in_turn)
 
     def destroy(self, vm_id: str, then: Callable[[None], None]) -> None:
         self._do(vm_id, "destroy", lambda: self.machines.destroy(vm_id), then)

@@ -24,6 +24,8 @@ from autoscaler.emulator.machine import BOOT_FAULTS, MachineSpec
 from autoscaler.emulator.model import Operation, OperationState, Vm, VmState
 from autoscaler.emulator.settings import Seconds, Settings
 
+WATCH_S = 30.0  # and at most once per real second
+
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
@@ -97,10 +99,27 @@ class Lifecycle:
         timings = shop.settings.timings
         ssh_s = shop.chance.between(timings.ssh_after_running, "ssh", vm.name, str(vm.boots))
 
+        life = vm.life
+
         def booted(host_key: str) -> None:
             vm.host_key = host_key
+            if vm.life == life:
+                self._watch(vm, shop.clock.now())
 
         shop.hands.boot(self._spec(vm), shop.real_s(ssh_s), booted)
+
+    def _watch(self, vm: Vm, at: datetime) -> None:
+        """Look now and then whether the machine has ended by itself, as by `poweroff` inside it."""
+
+        def look(due: datetime) -> None:
+            if self._shop.hands.machines.is_running(vm.id):
+                self._watch(vm, due)
+                return
+            self._turn(vm, due)
+            self._set_off(vm, VmState.SHUTOFF, due)
+
+        interval_s = max(WATCH_S, self._shop.settings.time_factor)
+        self.later(vm, at + timedelta(seconds=interval_s), look)
 
     def _spec(self, vm: Vm) -> MachineSpec:
         settings = self._shop.settings
@@ -178,7 +197,7 @@ class Lifecycle:
         shop = self._shop
         operation = shop.begin_on_vm(vm, "RESET", "patch_vm", {"action": "RESET"}, now)
         self._turn(vm, now)
-        shop.hands.kill(vm.id)
+        shop.hands.kill(vm.id, in_turn=True)
 
         def is_back(at: datetime) -> None:
             vm.boots += 1

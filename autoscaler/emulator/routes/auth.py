@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl
 
+from pydantic import ValidationError
+
 from autoscaler.emulator.cloud import Cloud
 from autoscaler.emulator.credentials import SignInRefused
 from autoscaler.emulator.http import (
@@ -14,8 +16,9 @@ from autoscaler.emulator.http import (
     bad_request,
     json_answer,
     not_found,
+    read_json,
 )
-from autoscaler.emulator.schema import Grant, read
+from autoscaler.emulator.schema import Grant
 from autoscaler.emulator.settings import Settings
 
 
@@ -80,15 +83,15 @@ def routes(cloud: Cloud, settings: Settings) -> list[Route]:
 
 
 def _read_grant(call: Call) -> Grant:
-    """The grant's fields stand in a JSON body, a form, or (the type at least) in the query."""
+    """The grant's fields stand in a JSON body or a form; its type may stand in the query."""
     request = call.request
     fields: dict[str, object] = dict(request.query)
     if "form" in request.headers.get("content-type", ""):
         fields |= dict(parse_qsl(request.body.decode("utf-8", "replace")))
-        try:
-            return Grant.model_validate(fields)
-        except ValueError as exc:
-            raise bad_request("grant_type: must be password or refresh_token") from exc
-    if fields and not request.body:
-        raise bad_request("missing field: body")
-    return read(Grant, request)
+    else:
+        body = read_json(request)
+        fields |= body if isinstance(body, dict) else {}
+    try:
+        return Grant.model_validate(fields)
+    except ValidationError as exc:
+        raise bad_request("grant_type: must be password or refresh_token") from exc
