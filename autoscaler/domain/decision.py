@@ -42,6 +42,7 @@ class Decision:
         demand: work asked for, in reference replicas; None when it could not be measured.
         raw: the highest recommendation before stabilization, bounds and rate limits.
         want: capacity wanted in whole reference replicas.
+        need: the same before rounding: placement covers it to a tenth of a replica. None: `want` is the need.
         have: capacity of all that exists or may exist when it was taken, in reference replicas.
         binding: the name of the rule that decided.
         recommendations: every rule's wish, in the order in which they ran.
@@ -67,3 +68,4 @@ class Decision:
     release_allowed: bool = False
     surge: bool = False
     reference: str = ""
+    need: float | None = None

@@ -1,0 +1,106 @@
+"""At which demand, and when, the answer would be another one: true sentences, for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from autoscaler.decide import law, stabilize
+from autoscaler.decide.capacity import Yardstick
+from autoscaler.decide.law import Situation
+from autoscaler.decide.memory import LawMemory
+from autoscaler.domain.decision import Recommendation
+
+_SLACK = 0.1
+_MINUTE = timedelta(minutes=1)
+
+
+def counterfactuals(
+    here: Situation,
+    memory: LawMemory,
+    want: int,
+    bound: Recommendation,
+    blockers: Sequence[tuple[str, datetime | None]],
+    yardstick: Yardstick,
+    length: timedelta,
+) -> tuple[str, ...]:
+    """Say at which demand the model would rise now, and when and below which demand it would fall."""
+    rise = _rise(here, memory, want, yardstick)
+    fall = _fall(here, memory, want, bound, blockers, length)
+    return tuple(text for text in (rise, fall) if text is not None)
+
+
+def _rise(here: Situation, memory: LawMemory, want: int, yardstick: Yardstick) -> str | None:
+    most = here.policy.nodes.max * max(1, yardstick.reference.replicas)
+    if want >= most:
+        return f"does not rise above {want}: the policy allows {here.policy.nodes.max} nodes"
+    if memory.surge_until is None or here.now >= memory.surge_until:
+        limit = memory.step_from + max(here.policy.scaling.max_step, memory.step_from)
+        if limit + _SLACK < want + 1:
+            return None
+    least = math.ceil((here.demand or 0.0) * 100)
+    low, high = least, max(least + 1, 100 * (want + 2))
+    if _wanted(here, memory, low / 100) > want:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _wanted(here, memory, middle / 100) > want:
+            high = middle
+        else:
+            low = middle
+    if _wanted(here, memory, high / 100) <= want:
+        return None
+    return f"rises to {_wanted(here, memory, high / 100)} above a demand of {low / 100:.2f}"
+
+
+def _wanted(here: Situation, memory: LawMemory, demand: float) -> int:
+    there = replace(here, demand=demand)
+    top = max(wish.replicas for wish in law.recommend(there, memory, demand))
+    return math.ceil(top - _SLACK)
+
+
+def _fall(
+    here: Situation,
+    memory: LawMemory,
+    want: int,
+    bound: Recommendation,
+    blockers: Sequence[tuple[str, datetime | None]],
+    length: timedelta,
+) -> str | None:
+    if want <= here.policy.nodes.min or any(until is None for _, until in blockers):
+        return None
+    zero = stabilize.zero_at(here.policy, memory, here.lead)
+    least = want - 1
+    if least == 0:
+        return _to_zero(here, zero)
+    use = max(1 / here.policy.scaling.target_utilization, here.margin)
+    ceiling = math.floor((least - _SLACK) / use * 100) / 100
+    if ceiling <= 0:
+        return None
+    threshold = least - _SLACK
+    memory_length = here.policy.scaling.peak_memory
+    ends = [until for _, until in blockers if until is not None]
+    ends += [level.at + length for level in memory.asked if level.replicas >= threshold]
+    ends += [
+        level.at + memory_length + length
+        for level in memory.peaks
+        if level.replicas * use >= threshold
+    ]
+    due = max(ends, default=here.now)
+    if zero is not None and zero <= due:
+        return _to_zero(here, zero)
+    return f"falls to {least} about {_minute(due):%H:%M} if demand stays under {ceiling:.2f}"
+
+
+def _to_zero(here: Situation, zero: datetime | None) -> str:
+    if zero is None:
+        idle = max(here.policy.scaling.zero_after, here.lead)
+        return f"falls to 0 once nothing came for {idle.total_seconds():.0f} s"
+    return f"falls to 0 about {_minute(zero):%H:%M} if nothing comes until then"
+
+
+def _minute(at: datetime) -> datetime:
+    """The next full minute."""
+    return at.replace(second=0, microsecond=0) + _MINUTE

@@ -1,0 +1,331 @@
+"""One decision: run the rules in order, keep every reason, and remember what the next pass needs.
+
+The order is the story: what is believed → what each rule asks for → what the window holds → how fast it may grow →
+the bounds → zero and waking → whether anything may be given back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from autoscaler.decide import law, limits, stabilize
+from autoscaler.decide.capacity import Yardstick, replica_capacity
+from autoscaler.decide.counterfactual import counterfactuals
+from autoscaler.decide.eligible import why_never
+from autoscaler.decide.evidence import Evidence, judge
+from autoscaler.decide.forecast import lead_time, margin, observe_demand
+from autoscaler.decide.memory import LawMemory, Level, remember
+from autoscaler.decide.profiles import Profiles
+from autoscaler.decide.work import Work, observed_work
+from autoscaler.domain.decision import Decision, Recommendation, Verdict
+from autoscaler.domain.ids import DecisionId
+from autoscaler.domain.node import Fleet, Node
+from autoscaler.domain.offer import Market
+from autoscaler.domain.signals import Signals
+from autoscaler.policy import Policy
+
+SLACK = 0.1  # replicas: need may exceed what stands by this much, and must fall this far below a level to leave it
+HOLD, ZERO, KEEP_ONE = "hold", "zero", "keep-one"
+_WORTH_LEAST, _WORTH_MOST = 9.0, 33.0
+
+
+def decide(
+    policy: Policy,
+    history: Sequence[Signals],
+    fleet: Fleet,
+    market: Market,
+    now: datetime,
+    *,
+    decision_id: DecisionId,
+    memory: LawMemory,
+    profiles: Profiles | None = None,
+) -> tuple[Decision, LawMemory]:
+    """Settle the capacity that a model should have now, with every reason. Pure.
+
+    Args:
+        history: signals, oldest first; the last is this pass's. `scaling.work_window` of them is enough: what must be
+            remembered for longer is in `memory`.
+        market: offers of the cloud; stock and back-off do not matter here, only prices and boot times.
+        memory: what the last call returned; `LawMemory()` for a model never seen.
+        profiles: tables of GPUs and models, the shipped ones when left out.
+    """
+    table = profiles or Profiles.load()
+    work = observed_work(policy, history)
+    evidence = judge(policy, history, fleet, now)
+    yardstick = Yardstick.of(policy, market, work, table, memory.reference)
+    lead = _lead(policy, market, fleet, yardstick)
+    memory = stabilize.begin_pass(policy, memory, evidence, fleet, lead, now)
+    if yardstick is None:
+        why = _why_nothing_fits(policy, market, work, table)
+        return _hold(
+            policy, _Pass(policy, evidence, fleet, None, lead, now, decision_id), memory, why
+        )
+    memory = _in_units_of(yardstick, memory, market)
+    this = _Pass(policy, evidence, fleet, yardstick, lead, now, decision_id)
+    if not evidence.has_demand:
+        return _hold(policy, this, memory, "; ".join(evidence.missing))
+    return _settle(this, memory)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What one pass looks at, before any rule."""
+
+    policy: Policy
+    evidence: Evidence
+    fleet: Fleet
+    yardstick: Yardstick | None
+    lead: timedelta
+    now: datetime
+    id: DecisionId
+
+    @property
+    def ready(self) -> float:
+        return self.units(self.fleet.ready)
+
+    @property
+    def coming(self) -> float:
+        return self.units(self.fleet.coming)
+
+    @property
+    def have(self) -> float:
+        return self.units(self.fleet.billing)
+
+    def units(self, nodes: Iterable[Node]) -> float:
+        if self.yardstick is None:
+            return sum(node.units for node in nodes)
+        return self.yardstick.total(nodes)
+
+
+def _settle(this: _Pass, memory: LawMemory) -> tuple[Decision, LawMemory]:
+    """Decide on measured demand."""
+    assert this.yardstick is not None
+    here, memory = _situation(this, this.yardstick, memory)
+    demand = here.demand or 0.0
+    memory = limits.watch_surge(here, memory)
+    breach_since, slo_extra, slo_at = law.watch_goal(here, memory)
+    memory = replace(memory, breach_since=breach_since, slo_extra=slo_extra, slo_at=slo_at)
+    surge = memory.surge_until is not None and this.now < memory.surge_until
+
+    wishes = law.recommend(here, memory, demand)
+    top = max(wishes, key=lambda wish: wish.replicas)
+    length = stabilize.window(this.policy, this.lead)
+    held = stabilize.stabilize(top, memory.asked, length, this.now)
+    level = Level(this.now, top.replicas)
+    memory = replace(memory, asked=remember(memory.asked, level, length, stabilize.grain(length)))
+
+    bound = held or top
+    stepped, memory = limits.step_limit(here, memory, bound, surge)
+    bound = stepped or bound
+    capped = limits.upper_bound(here, bound, this.yardstick.reference.replicas)
+    bound = capped or bound
+    last = _last_node(this, memory)
+    bound = _apply_last_node(bound, last)
+
+    blockers = stabilize.why_no_release(this.policy, memory, this.evidence, this.lead, this.now)
+    want = _whole(bound, last, memory, here, bool(blockers))
+    rules = [*wishes, *(rule for rule in (held, stepped, capped, last) if rule is not None)]
+    verdict = _verdict(this, bound.replicas, want, not blockers)
+    decision = Decision(
+        id=this.id,
+        model=this.policy.name,
+        at=this.now,
+        verdict=verdict,
+        demand=round(demand, 4),
+        raw=round(top.replicas, 4),
+        want=want,
+        have=round(here.have, 4),
+        ready=round(here.ready, 4),
+        binding=bound.rule,
+        reason=_reason(here, want, bound, verdict, blockers),
+        recommendations=tuple(rules),
+        counterfactuals=counterfactuals(
+            here, memory, want, bound, blockers, this.yardstick, length
+        ),
+        release_allowed=not blockers,
+        surge=surge,
+        reference=this.yardstick.reference_type,
+        need=round(bound.replicas, 6),
+    )
+    return decision, replace(memory, need=decision.need, want=want)
+
+
+def _situation(
+    this: _Pass, yardstick: Yardstick, memory: LawMemory
+) -> tuple[law.Situation, LawMemory]:
+    reference = yardstick.reference
+    demand = law.measured_demand(this.evidence, reference.requests_per_s, reference.concurrency)
+    demand = 0.0 if demand is None else demand
+    memory = observe_demand(this.policy, memory, demand, this.lead, this.now)
+    goal = this.policy.slo.goal
+    worth = min(_WORTH_MOST, max(_WORTH_LEAST, goal / (1 - goal) / 2))
+    coming = this.fleet.coming
+    here = law.Situation(
+        policy=this.policy,
+        evidence=this.evidence,
+        now=this.now,
+        demand=demand,
+        rate=reference.requests_per_s,
+        ready=this.ready,
+        coming=this.coming,
+        have=this.have,
+        coming_for=max((this.now - node.created_at for node in coming), default=timedelta(0)),
+        lead=this.lead,
+        margin=margin(this.policy, memory, worth),
+    )
+    return here, memory
+
+
+def _last_node(this: _Pass, memory: LawMemory) -> Recommendation | None:
+    """The rules between 0 and 1: wake at once, keep the last node until it has been idle for long enough."""
+    policy, evidence, now = this.policy, this.evidence, this.now
+    if policy.nodes.max == 0:
+        return None
+    if stabilize.may_go_to_zero(policy, memory, this.fleet, this.lead, now):
+        idle_s = (now - (memory.idle_since or now)).total_seconds()
+        return Recommendation(ZERO, 0.0, f"nothing came and nothing ran for {idle_s:.0f} s", now)
+    if not this.fleet.ready and not this.fleet.coming:
+        if evidence.something_came and policy.nodes.min == 0:
+            came = f"{evidence.held} requests are held" if evidence.held else "requests arrive"
+            return Recommendation(law.WAKE, 1.0, f"{came} and no node serves", now)
+        return None
+    if policy.nodes.min == 0:
+        due = stabilize.zero_at(policy, memory, this.lead)
+        rest = "requests still come" if due is None else f"it may go at {due:%H:%M:%S}"
+        return Recommendation(KEEP_ONE, 1.0, f"the last node stays until it is idle: {rest}", now)
+    return None
+
+
+def _apply_last_node(bound: Recommendation, last: Recommendation | None) -> Recommendation:
+    """Zero beats every other rule; the others only say that one node is the least."""
+    if last is None:
+        return bound
+    if last.rule == ZERO:
+        return last
+    return replace(last, replicas=bound.replicas) if bound.replicas <= SLACK else bound
+
+
+def _whole(
+    bound: Recommendation,
+    last: Recommendation | None,
+    memory: LawMemory,
+    here: law.Situation,
+    is_blocked: bool,
+) -> int:
+    """Round the need to whole replicas, with the slack that keeps it from flapping about a whole number."""
+    least = max(0, math.ceil(bound.replicas - SLACK))
+    most = max(least, math.ceil(bound.replicas + SLACK))
+    if last is not None and last.rule == ZERO:
+        least = most = 0
+    elif last is not None:
+        least, most = max(1, least), max(1, most)
+    least = max(least, min(here.policy.nodes.min, here.policy.nodes.max))
+    before = memory.want if memory.want is not None else least
+    stands = math.ceil(here.ready + here.coming - SLACK)
+    if is_blocked:
+        return max(least, min(before, stands))
+    return max(least, min(before, most))
+
+
+def _verdict(this: _Pass, need: float, want: int, may_release: bool) -> Verdict:
+    stands = this.ready + this.coming
+    nodes = len(this.fleet.ready) + len(this.fleet.coming)
+    if stands < need - SLACK or (want > 0 and nodes == 0) or nodes < this.policy.nodes.min:
+        return Verdict.OUT
+    least = min(
+        (this.units([node]) for node in (*this.fleet.ready, *this.fleet.coming)), default=math.inf
+    )
+    spare = stands - least >= need + SLACK or want == 0
+    if not (spare and nodes > max(this.policy.nodes.min, min(want, 1))):
+        return Verdict.KEEP
+    return Verdict.IN if may_release else Verdict.HOLD
+
+
+def _reason(
+    here: law.Situation,
+    want: int,
+    bound: Recommendation,
+    verdict: Verdict,
+    blockers: Sequence[tuple[str, datetime | None]],
+) -> str:
+    text = f"{want} wanted ({bound.rule}): {bound.reason}. {here.ready:.2f} serve, {here.coming:.2f} on their way"
+    if verdict is Verdict.HOLD:
+        text += f". Nothing is given back: {'; '.join(reason for reason, _ in blockers)}"
+    return text
+
+
+def _hold(policy: Policy, this: _Pass, memory: LawMemory, why: str) -> tuple[Decision, LawMemory]:
+    """Keep what was wanted last; replace what was lost up to it; wake if someone is known to wait."""
+    stands = this.ready + this.coming
+    need = memory.need if memory.need is not None else stands
+    want = memory.want if memory.want is not None else max(0, math.ceil(stands - SLACK))
+    reason = f"held at {want}: {why}"
+    held_for = this.now - (memory.missing_since or this.now)
+    if policy.scaling.safe_floor > want and held_for >= policy.scaling.hold_escalation:
+        want, need = policy.scaling.safe_floor, float(policy.scaling.safe_floor)
+        reason = f"raised to the safe floor of {want} after {held_for.total_seconds():.0f} s: {why}"
+    if this.evidence.something_came and stands == 0 and want == 0:
+        want = 1
+        reason = f"woken: requests wait and no node serves ({why})"
+    low, high = policy.nodes.min, policy.nodes.max
+    if this.yardstick is not None:
+        high *= max(1, this.yardstick.reference.replicas)
+        need = min(need, float(high))
+    want = min(max(want, low), max(high, low))
+    decision = Decision(
+        id=this.id,
+        model=policy.name,
+        at=this.now,
+        verdict=Verdict.HOLD,
+        demand=None,
+        raw=round(need, 4),
+        want=want,
+        have=round(this.have, 4),
+        ready=round(this.ready, 4),
+        binding=HOLD,
+        reason=reason,
+        recommendations=(Recommendation(HOLD, need, why, this.now),),
+        release_allowed=False,
+        reference="" if this.yardstick is None else this.yardstick.reference_type,
+        need=round(need, 6),
+    )
+    return decision, memory
+
+
+def _lead(policy: Policy, market: Market, fleet: Fleet, yardstick: Yardstick | None) -> timedelta:
+    """The boot time to plan with: measured on offers that can serve this model."""
+    if yardstick is None:
+        return policy.scaling.boot_prior
+    fit = [key for key, capacity in yardstick.capacities.items() if capacity.fits]
+    return lead_time(policy, market, fit)
+
+
+def _in_units_of(yardstick: Yardstick, memory: LawMemory, market: Market) -> LawMemory:
+    """Count the memory in today's reference offer, should it be another than before."""
+    if memory.reference == yardstick.reference_type:
+        return memory
+    old = next(
+        (
+            capacity
+            for key, capacity in sorted(yardstick.capacities.items())
+            if key.type == memory.reference and capacity.fits
+        ),
+        None,
+    )
+    factor = 1.0 if old is None else old.requests_per_s / yardstick.reference.requests_per_s
+    return memory.rescaled(factor, yardstick.reference_type)
+
+
+def _why_nothing_fits(policy: Policy, market: Market, work: Work, profiles: Profiles) -> str:
+    if not market.offers:
+        return "the cloud lists no offers"
+    reasons = sorted(
+        {
+            why_never(policy, offer, replica_capacity(policy, offer, work, profiles)) or ""
+            for offer in market.offers
+        }
+    )
+    return f"no offer can serve this model: {'; '.join(reasons[:3])}"
