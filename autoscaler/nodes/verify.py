@@ -82,7 +82,7 @@ def serving_urls(node: Node, policy: Policy) -> tuple[str, ...]:
 async def verify(
     shell: NodeShell,
     policy: Policy,
-    offer: Offer,
+    offer: Offer | None,
     node: Node,
     http: aiohttp.ClientSession,
     token: Secret | None = None,
@@ -91,6 +91,7 @@ async def verify(
 
     Args:
         shell: a session pinned to the node's host key.
+        offer: what was ordered; None when nobody remembers more of it than its name.
 
     Raises:
         VerificationFailed: it will never serve; the message says why and, of the script, shows the log's end.
@@ -98,6 +99,7 @@ async def verify(
     """
     boot = await read_boot(shell)
     await check_boot(shell, boot, policy.deadlines)
+    offer = offer or _unlisted(node, policy, len(boot.gpus))
     if boot.gpus and offer.gpus:
         check_gpus(boot.gpus, offer)
     if boot.stage == "token" and token is not None:
@@ -123,6 +125,22 @@ async def verify(
         driver=facts.gpus[0].driver if facts.gpus else None,
         has_nvlink=facts.has_nvlink,
         stages=boot.stages,
+    )
+
+
+def _unlisted(node: Node, policy: Policy, found: int) -> Offer:
+    """The least that an offer must have been which the market no longer lists: enough GPUs."""
+    needed = node.replicas * node.tensor_parallel if policy.hardware.gpus else 0
+    return Offer(
+        key=node.offer,
+        price_per_hour=None,
+        gpu=None,
+        gpus=max(needed, found),
+        gpu_memory_gb=0,
+        vcpu=0,
+        ram_gb=0,
+        disk_gb=0,
+        in_stock=False,
     )
 
 

@@ -1,0 +1,143 @@
+"""The node's life looks at nodes through this: SSH and HTTP, joined to the `Prober` that the runner needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import asyncssh
+
+from autoscaler.clock import Clock
+from autoscaler.cloud.secret import Secret
+from autoscaler.config import Config
+from autoscaler.domain.ids import NodeName
+from autoscaler.domain.node import Node
+from autoscaler.domain.offer import Offer, OfferKey
+from autoscaler.errors import ConfigError, HostKeyMismatch, NodeUnreachable
+from autoscaler.nodes.diagnostics import collect
+from autoscaler.nodes.engine_load import requests_in
+from autoscaler.nodes.keys import read_token
+from autoscaler.nodes.protocol import Coming, Proven
+from autoscaler.nodes.shell import NodeAccess
+from autoscaler.nodes.ssh import SshAccess
+from autoscaler.nodes.verify import Progress, liveness, recheck, serving_urls, verify
+from autoscaler.policy import Policy
+
+_REMEMBERED = 4096
+
+
+@dataclass(slots=True)
+class _Recheck:
+    """When a node's GPUs were looked at last, and what was wrong with them."""
+
+    at_s: float
+    found: str | None
+
+
+@dataclass(slots=True)
+class NodeProber:
+    """Looks at nodes (`Prober`).
+
+    Attributes:
+        http: a session for nodes, as `verify_http.node_session` makes it.
+        access: how nodes are reached; `use` makes it SSH.
+    """
+
+    config: Config
+    http: aiohttp.ClientSession
+    clock: Clock
+    access: NodeAccess | None = None
+    _offers: dict[OfferKey, Offer] = field(default_factory=dict)
+    _rechecks: dict[NodeName, _Recheck] = field(default_factory=dict)
+
+    def use(self, key: asyncssh.SSHKey) -> None:
+        """Reach nodes over SSH with this client key."""
+        ssh = self.config.ssh
+        timeout_s = self.config.timings.ssh_timeout.total_seconds()
+        self.access = SshAccess(key, ssh.user, ssh.port, timeout_s)
+
+    async def contact(self, node: Node) -> str:
+        """Prove and return the host key (`Prober`)."""
+        if node.address is None or node.nonce is None:
+            raise NodeUnreachable(f"{node.name}: no address or no nonce to prove it by")
+        return await self._reach().first_contact(node.address, node.nonce)
+
+    async def verify(self, node: Node, policy: Policy, offer: Offer | None) -> Coming | Proven:
+        """Look how far the node is (`Prober`)."""
+        address, host_key = _pinned(node)
+        if offer is not None:
+            self._offers[offer.key] = offer
+        else:  # a listing leaves out what is sold out
+            offer = self._offers.get(node.offer)
+        try:
+            token = _token(policy)
+        except ConfigError as exc:
+            return Coming(f"token: {exc}")
+        async with self._reach().connect(address, host_key) as shell:
+            seen = await verify(shell, policy, offer, node, self.http, token)
+        if isinstance(seen, Progress):
+            return Coming(seen.stage)
+        return Proven(seen.tokens_per_s, seen.describe())
+
+    async def ailment(self, node: Node, policy: Policy) -> str | None:
+        """What is wrong with a ready node, by HTTP and, once an hour, by its GPUs (`Prober`)."""
+        problem = await liveness(self.http, node, policy)
+        return problem or await self._sick_gpus(node)
+
+    async def in_flight(self, node: Node, policy: Policy) -> int | None:
+        """Requests in its model servers (`Prober`)."""
+        return await requests_in(self.http, serving_urls(node, policy), policy)
+
+    async def diagnostics(self, node: Node, policy: Policy | None) -> str:
+        """What can still be saved (`Prober`)."""
+        secrets = [node.nonce or ""]
+        try:
+            token = _token(policy) if policy is not None else None
+            secrets.append(token.reveal() if token else "")
+        except ConfigError:
+            pass  # unreadable by us, so never sent there
+        try:
+            address, host_key = _pinned(node)
+            async with self._reach().connect(address, host_key) as shell:
+                return await collect(shell, secrets)
+        except (NodeUnreachable, HostKeyMismatch) as exc:
+            return f"nothing could be read: {exc}"
+
+    def _reach(self) -> NodeAccess:
+        if self.access is None:
+            raise NodeUnreachable("no SSH key yet")
+        return self.access
+
+    async def _sick_gpus(self, node: Node) -> str | None:
+        now_s = self.clock.boot_s()
+        last = self._rechecks.get(node.name)
+        is_due = (
+            last is None
+            or last.found is not None
+            or now_s - last.at_s >= self.config.timings.recheck.total_seconds()
+        )
+        offer = self._offers.get(node.offer)
+        if not is_due or offer is None or node.host_key is None or node.address is None:
+            return last.found if last else None
+        try:
+            async with self._reach().connect(node.address, node.host_key) as shell:
+                found = await recheck(shell, offer)
+        except NodeUnreachable:
+            return None  # its servers answer; SSH alone condemns nothing
+        except HostKeyMismatch as exc:
+            found = str(exc)
+        if len(self._rechecks) >= _REMEMBERED:
+            del self._rechecks[next(iter(self._rechecks))]
+        self._rechecks[node.name] = _Recheck(now_s, found)
+        return found
+
+
+def _pinned(node: Node) -> tuple[str, str]:
+    if node.address is None or node.host_key is None:
+        raise NodeUnreachable(f"{node.name}: no pinned host key, so nothing is sent to it")
+    return node.address, node.host_key
+
+
+def _token(policy: Policy) -> Secret | None:
+    return read_token(Path(policy.server.token_file)) if policy.server.token_file else None
