@@ -103,7 +103,7 @@ class Creation:
             interface_id=chance.new_id(),
             address_id=chance.new_id(),
             mac_address=chance.new_mac(),
-            create_operation_id=operation.id,
+            operation_id=operation.id,
         )
         self._books.add_vm(vm, now)
         for disk_id, mode in order.disks:

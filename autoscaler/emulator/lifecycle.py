@@ -157,7 +157,7 @@ class Lifecycle:
         """SHUTDOWN while the shutdown script runs, at most 90 s; then SHUTOFF."""
         shop = self._shop
         operation = shop.begin_on_vm(vm, "STOP", "patch_vm", {"action": "STOP"}, now)
-        self._turn(vm, now)
+        self._turn(vm, now, operation)
         self._books.set_state(vm, VmState.SHUTDOWN, now)
         if shop.is_struck("stuck_shutdown", vm.subject):
             operation.stuck = True
@@ -181,7 +181,7 @@ class Lifecycle:
         """SHUTOFF, then STARTING, then RUNNING at another address."""
         shop = self._shop
         operation = shop.begin_on_vm(vm, "START", "patch_vm", {"action": "START"}, now)
-        self._turn(vm, now)
+        self._turn(vm, now, operation)
         self._books.set_state(vm, VmState.STARTING, now)
 
         def started(at: datetime) -> None:
@@ -196,7 +196,7 @@ class Lifecycle:
         """A hard reboot: same address, the startup script runs again."""
         shop = self._shop
         operation = shop.begin_on_vm(vm, "RESET", "patch_vm", {"action": "RESET"}, now)
-        self._turn(vm, now)
+        self._turn(vm, now, operation)
         shop.hands.kill(vm.id, in_turn=True)
 
         def is_back(at: datetime) -> None:
@@ -224,7 +224,7 @@ class Lifecycle:
             failure: dict[str, object] = {"code": "internal_error", "message": "delete failed"}
             self._end_later(operation, OperationState.FAILED, failure, now + taking)
             return operation
-        self._turn(vm, now)
+        self._turn(vm, now, operation)
         self._books.set_state(vm, VmState.DELETING, now)
         if vm.network_up:
             limit_s = min(taking.total_seconds(), shop.settings.timings.stop_limit_s)
@@ -280,12 +280,14 @@ class Lifecycle:
 
     # -- helpers
 
-    def _turn(self, vm: Vm, at: datetime) -> None:
-        """What was planned lapses; a create that was still under way has failed."""
+    def _turn(self, vm: Vm, at: datetime, operation: Operation | None = None) -> None:
+        """What was planned lapses, and an operation still under way has failed; a new one begins."""
         vm.life += 1
-        create = self._books.operations[vm.create_operation_id]
-        cancelled: dict[str, object] = {"code": "cancelled", "message": "the VM was changed"}
-        self._books.end(create, OperationState.FAILED, cancelled, at)
+        lapsed = self._books.operations.get(vm.operation_id)
+        if lapsed is not None:
+            cancelled: dict[str, object] = {"code": "cancelled", "message": "the VM was changed"}
+            self._books.end(lapsed, OperationState.FAILED, cancelled, at)
+        vm.operation_id = operation.id if operation else ""
 
     def _set_off(self, vm: Vm, state: VmState, at: datetime) -> None:
         vm.network_up = False

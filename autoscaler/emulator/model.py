@@ -70,6 +70,7 @@ class Vm:
     """A machine as the cloud knows it.
 
     Attributes:
+        operation_id: of what is under way, or was last; "" if nobody asked for it.
         life: raised by every turn of its life, so that what an earlier one had planned lapses.
         seen_by_get, seen_by_list: whether callers can see it yet; `gone`: GET no longer does.
         address: "" until its network is up; `address_told` is what callers may see of it.
@@ -100,7 +101,7 @@ class Vm:
     boots: int = 0
     host_key: str = ""
     boot_faults: frozenset[str] = frozenset()
-    create_operation_id: str = ""
+    operation_id: str = ""
 
     @property
     def subject(self) -> Subject:

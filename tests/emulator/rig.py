@@ -186,5 +186,22 @@ def order(name: str = "as1-llama-7f3a9c", **changes: object) -> dict[str, object
     return {key: value for key, value in body.items() if value is not None}
 
 
+async def rule(cloud: Rig, to: str | None = None, **changes: object) -> dict[str, object]:
+    """A rule's body; for the whole network unless `to` names a VM."""
+    (network,) = (await cloud.call("GET", "P/vpc/networks")).body["items"]
+    return {
+        "name": "as1-serve",
+        "action": "allow",
+        "direction": "ingress",
+        "protocols": ["tcp"],
+        "sources": [{"cidr": "198.51.100.7/32"}],
+        "source_ports": ["1-65535"],
+        "destinations": [{"resource_id": to or network["id"]}],
+        "destination_ports": ["8000"],
+        "vpc_network_id": network["id"],
+        **changes,
+    }
+
+
 class Opens(Protocol):
     async def __call__(self, **settings: Any) -> Rig: ...
