@@ -28,7 +28,9 @@ from autoscaler.nodes.lifecycle import Sighting
 from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.liveness import Suspicion, Witnesses
 from autoscaler.nodes.protocol import Coming, Prober, Proven
-from autoscaler.policy import Policy
+from autoscaler.policy import Engine, Policy
+
+_SILENT_ENGINES = (Engine.EMBEDDING, Engine.CUSTOM)  # they export no count of requests in flight
 
 
 @dataclass(slots=True)
@@ -206,7 +208,7 @@ class Looker:
             return Sighting(machine=machine, proven_absent=absent)
         if register.is_unregistered(node, known):
             return Sighting(machine=machine, proven_absent=absent, unregistered=True)
-        engine = await self._prober.in_flight(node, policy) if policy is not None else None
+        engine = await self._engine_in_flight(node, policy, now)
         memory.drain.witness(node, known, engine, now)
         dead = machine is not None and machine.power in (PowerState.BROKEN, PowerState.STOPPED)
         fault = f"power: the cloud says {machine.raw_state}" if machine and dead else None
@@ -216,6 +218,15 @@ class Looker:
             drained=memory.drain.is_drained(now),
             fault=fault,
         )
+
+    async def _engine_in_flight(
+        self, node: Node, policy: Policy | None, now: datetime
+    ) -> int | None:
+        """The engine's own count. One that never says, or has not by the deadline, leaves the balancers' word."""
+        if policy is None or policy.engine in _SILENT_ENGINES:
+            return 0
+        count = await self._prober.in_flight(node, policy)
+        return 0 if count is None and now - node.since >= policy.drain.deadline else count
 
     async def _terminating(self, node: Node, memory: NodeMemory) -> Sighting:
         machine, absent = await self._machine(node, memory)

@@ -1,0 +1,42 @@
+"""All commands, in the order in which `--help` shows them."""
+
+from __future__ import annotations
+
+import typer
+
+from autoscaler.cli.cloud import cloud_app
+from autoscaler.cli.emulator import emulator
+from autoscaler.cli.gateway import gateway
+from autoscaler.cli.inspect import events, explain, nodes, plan, status
+from autoscaler.cli.offers import offers
+from autoscaler.cli.render_script import render_script
+from autoscaler.cli.run import run, validate
+from autoscaler.cli.verbs import drain, pause, resume, retire, sweep
+
+app = typer.Typer(
+    name="autoscaler",
+    help="Rents GPU machines on demand so that models are served within their latency target.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for command in (
+    run,
+    validate,
+    status,
+    nodes,
+    events,
+    explain,
+    plan,
+    offers,
+    pause,
+    resume,
+    drain,
+    retire,
+    sweep,
+    render_script,
+    gateway,
+    emulator,
+):
+    app.command(name=command.__name__.replace("_", "-"))(command)
+app.add_typer(cloud_app, name="cloud")

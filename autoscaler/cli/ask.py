@@ -1,0 +1,78 @@
+"""How commands reach the daemon: over its Unix socket. Without a daemon the reading ones open the store themselves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import aiohttp
+import typer
+
+from autoscaler.clock import SystemClock
+from autoscaler.config import Config
+from autoscaler.config_file import read_config
+from autoscaler.errors import ConfigError, StoreUnavailable
+from autoscaler.serve.views import Views
+from autoscaler.store.sqlite import SqliteStore
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="config.toml of the daemon")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
+
+DEFAULT_CONFIG = Path("config.toml")
+_TIMEOUT = aiohttp.ClientTimeout(total=30)
+
+
+class NoDaemon(ConfigError):
+    """No daemon answers on the socket that the config names."""
+
+
+async def get(config: Config, path: str, **query: str) -> Any:  # whatever JSON the daemon serves
+    """Ask the daemon. Raises `NoDaemon`, or `ConfigError` with what the daemon says is wrong."""
+    return await _ask(config, "GET", path, params=query)
+
+
+async def post(config: Config, path: str, **body: object) -> Any:  # whatever JSON the daemon serves
+    """Tell the daemon. Raises as `get` does."""
+    return await _ask(config, "POST", path, json=body)
+
+
+async def _ask(config: Config, method: str, path: str, **options: Any) -> Any:
+    connector = aiohttp.UnixConnector(str(config.socket))
+    async with aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT) as session:
+        try:
+            async with session.request(method, f"http://daemon{path}", **options) as answer:
+                body = await answer.json()
+                if answer.status >= 400:
+                    raise ConfigError(str(body.get("error", answer.reason)))
+                return body
+        except (aiohttp.ClientConnectorError, FileNotFoundError) as exc:
+            raise NoDaemon(
+                f"{config.socket}: no daemon answers: start it with `autoscaler run`, or name its "
+                "config with --config"
+            ) from exc
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            raise ConfigError(f"{config.socket}: the daemon did not answer well: {exc}") from exc
+
+
+@asynccontextmanager
+async def own_views(config: Config) -> AsyncIterator[Views]:
+    """The store's views, opened by this process because no daemon holds it.
+
+    Raises:
+        StoreUnavailable: a daemon that does not answer holds the file, or there is no store.
+    """
+    if not config.store_file.exists():
+        raise StoreUnavailable(f"{config.store_file}: no store yet: no daemon has run here")
+    store = SqliteStore.open(config.store_file)
+    try:
+        yield Views(store, SystemClock())
+    finally:
+        await store.close()
+
+
+def read(config: Path) -> Config:
+    """Read config.toml for a command."""
+    return read_config(config)

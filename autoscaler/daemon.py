@@ -1,0 +1,543 @@
+"""The composition root: builds the parts from the config, runs them in one task group, and stops them.
+
+Stopping kills nothing: nodes go on serving behind their balancers, and the next daemon takes them up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import aiohttp
+import structlog
+from watchfiles import awatch
+
+from autoscaler.balance.gateway import GatewayBalancer
+from autoscaler.balance.haproxy import HaproxyBalancer
+from autoscaler.balance.haproxy import HaproxySettings as HaproxyTarget
+from autoscaler.balance.protocol import Balancer, Pool
+from autoscaler.clock import Clock, SystemClock
+from autoscaler.cloud.mkinf.connect import open_cloud
+from autoscaler.cloud.protocol import Cloud
+from autoscaler.config import Config
+from autoscaler.domain.ids import ModelName, NodeName
+from autoscaler.domain.node import Node, NodeEvent, State
+from autoscaler.domain.offer import Offer
+from autoscaler.errors import (
+    AutoscalerError,
+    BalancerUnavailable,
+    CloudUnavailable,
+    ConfigError,
+    LeaseLost,
+    SchemaError,
+    StoreUnavailable,
+)
+from autoscaler.gateway.notify import Notifier
+from autoscaler.market import MarketFeed
+from autoscaler.nodes.firewall import FirewallGate
+from autoscaler.nodes.inventory import Owner
+from autoscaler.nodes.keys import client_key, public_line
+from autoscaler.nodes.launch import Launcher, Scripts
+from autoscaler.nodes.leases import Leases
+from autoscaler.nodes.listing import InventoryFeed
+from autoscaler.nodes.prober import NodeProber
+from autoscaler.nodes.runner import NodeRunner, Parts
+from autoscaler.nodes.startup.render import render, replicas_of
+from autoscaler.nodes.sweep import ORPHANS_MODEL, Sweeper, model_slugs
+from autoscaler.observe.assemble import build_feed
+from autoscaler.observe.feed import SignalFeed
+from autoscaler.policies import PolicyBook
+from autoscaler.policy import Policy
+from autoscaler.reconcile import Feed, Reconciler
+from autoscaler.serve.metrics import Metrics
+from autoscaler.serve.server import Server
+from autoscaler.serve.views import Views
+from autoscaler.store.protocol import Store
+from autoscaler.store.sqlite import SqliteStore
+from autoscaler.wakes import Wakes
+
+log = structlog.get_logger(__name__)
+
+_CLOCK_JUMP = timedelta(seconds=2)
+
+
+@dataclass(slots=True)
+class Health:
+    """What makes the daemon ready, and what is wrong with it."""
+
+    swept: bool = False
+    safe_mode: bool = False
+    last_pass_s: float = 0.0
+    payment_trouble: str | None = None
+
+    def forbidden(self) -> str | None:
+        """Why nothing may be launched at all."""
+        if self.safe_mode:
+            return "safe mode: too many starts in a short time; it sweeps, deletes and serves only"
+        if not self.swept:
+            return "the first sweep has not ended yet"
+        return None
+
+
+class Daemon:
+    """One running autoscaler."""
+
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+        self.config = config
+        self.clock: Clock = clock or SystemClock()
+        self.health = Health()
+        self.book = PolicyBook(config.policies)
+        self.wakes = Wakes()
+        self.notifier = Notifier()
+        self._stopping = asyncio.Event()
+        self._feeds: dict[ModelName, SignalFeed] = {}
+        self._tasks: dict[ModelName, asyncio.Task[None]] = {}
+
+    def stop(self) -> None:
+        """Ask for an orderly end: nodes stay, the state is on disk."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Run until stopped.
+
+        Raises:
+            ConfigError: config or policies are wrong. StoreUnavailable: the store cannot be used.
+        """
+        self.book.load()
+        _private_directory(self.config.state_dir)
+        _private_directory(self.config.runtime_dir)
+        key = client_key(self.config.ssh_key_file, self.config.ssh.key_type)
+        store = SqliteStore.open(self.config.store_file, self.config.timings.lease_time)
+        try:
+            async with aiohttp.ClientSession(trust_env=False) as session:
+                cloud = open_cloud(self.config.cloud, self.clock)
+                balancers = _balancers(self.config)
+                try:
+                    self._build(store, cloud, balancers, session, public_line(key))
+                    self._prober.use(key)
+                    await self._run_parts()
+                finally:
+                    for feed in self._feeds.values():
+                        await feed.close()
+                    for balancer in balancers:
+                        await balancer.close()
+                    await cloud.close()
+        finally:
+            await store.close()
+
+    def _build(
+        self,
+        store: Store,
+        cloud: Cloud,
+        balancers: Sequence[Balancer],
+        session: aiohttp.ClientSession,
+        public_key: str,
+    ) -> None:
+        config, clock = self.config, self.clock
+        holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.store, self.cloud, self.balancers, self._session = store, cloud, balancers, session
+        self.leases = Leases(store, holder, clock)
+        self.inventory = InventoryFeed(cloud, clock)
+        self.market = MarketFeed(cloud, store, clock)
+        self.firewall = FirewallGate(
+            cloud,
+            f"{config.cloud.prefix}-{config.cloud.owner}-serve",
+            config.firewall.sources,
+            manage=config.firewall.manage,
+        )
+        self._prober = NodeProber(config, session, clock)
+        self.metrics = Metrics()
+        launcher = Launcher(
+            store,
+            cloud,
+            clock,
+            self.leases,
+            lambda: self.market.last,
+            self._render,
+            self.firewall,
+            public_key,
+        )
+        self.runner = NodeRunner(
+            Parts(
+                store=store,
+                cloud=cloud,
+                clock=clock,
+                leases=self.leases,
+                inventory=self.inventory,
+                balancers=balancers,
+                prober=self._prober,
+                launcher=launcher,
+                timings=config.timings,
+                policies=lambda: self.book.policies,
+                market=lambda: self.market.last,
+                changed=self._node_changed,
+            )
+        )
+        self.sweeper = Sweeper(
+            store,
+            cloud,
+            self.inventory,
+            self.leases,
+            clock,
+            config.timings,
+            Owner(config.cloud.prefix, config.cloud.owner),
+        )
+        self.reconciler = Reconciler(
+            config,
+            store,
+            self.market,
+            self.leases,
+            self._feed,
+            lambda: self.book.policies,
+            self.health.forbidden,
+        )
+        self.views = Views(store, clock)
+
+    def _render(self, node: Node, policy: Policy, offer: Offer) -> Scripts:
+        script = render(
+            policy, offer, nonce=node.nonce or "", replicas=node.replicas, config=self.config
+        )
+        return Scripts(script.text, script.shutdown)
+
+    def _feed(self, model: ModelName) -> Feed:
+        if model not in self._feeds:
+            policy = self.book.policies[model]
+            self._feeds[model] = build_feed(policy, self.config, self._session)
+        return self._feeds[model]
+
+    async def _run_parts(self) -> None:
+        await self._check_project()
+        await self._check_starts()
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self.wakes.now("policies"))
+        server = Server(self)
+        self.wakes.start()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._group = tasks
+                await self._take_leases()
+                running = [
+                    tasks.create_task(part, name=name)
+                    for name, part in (
+                        ("serve", server.run()),
+                        ("leases", self._keep_leases()),
+                        ("market", self._read_market()),
+                        ("sweep", self._sweep()),
+                        ("policies", self._reload_policies()),
+                        ("policy-files", self._watch_files()),
+                        ("nodes", self.runner.run(tasks)),
+                    )
+                ]
+                for model in self.book.policies:
+                    self._start_model(model)
+                await server.listening.wait()
+                self.notifier.send("READY=1", "STATUS=running")
+                log.info("daemon_started", models=sorted(self.book.policies), pid=os.getpid())
+                await self._stopping.wait()
+                self.notifier.send("STOPPING=1")
+                del running
+                raise _Stop
+        except* _Stop:
+            log.info("daemon_stopped", nodes="left serving")
+        finally:
+            self.wakes.stop()
+
+    # start
+
+    async def _check_project(self) -> None:
+        """A key of another project shows an empty listing: notice before anything is concluded from it."""
+        try:
+            found = await self.cloud.project_id()
+        except (CloudUnavailable, SchemaError) as exc:
+            log.warning("project_not_checked", why=str(exc))
+            return
+        known = await self.store.meta("project")
+        if known is not None and known != found:
+            raise ConfigError(
+                f"cloud: the key reaches project {found}, but this store belongs to {known}: "
+                "use that project's key, or another state_dir"
+            )
+        await self.store.set_meta("project", found)
+
+    async def _check_starts(self) -> None:
+        now = self.clock.now()
+        starts = await self.store.add_start(now)
+        timings = self.config.timings
+        recent = sum(1 for at in starts if now - at < timings.safe_mode_window)
+        self.health.safe_mode = recent > timings.safe_mode_starts
+        if self.health.safe_mode:
+            log.error("safe_mode_entered", starts=recent, window=str(timings.safe_mode_window))
+
+    async def _take_leases(self) -> None:
+        models = {*self.book.policies, ORPHANS_MODEL}
+        models |= {node.model for node in await self.store.nodes()}
+        for model in sorted(models):
+            if not await self.leases.acquire(model):
+                log.error("lease_held_elsewhere", model=model)
+
+    def _start_model(self, model: ModelName) -> None:
+        self.wakes.every(f"model {model}", self.config.timings.reconcile)
+        self._tasks[model] = self._group.create_task(
+            self._serve_model(model), name=f"model {model}"
+        )
+        self._want_ports()
+
+    def _want_ports(self) -> None:
+        """Every port that a node of any policy may serve on: one per replica."""
+        most = 16
+        market = self.market.last
+        ports: set[int] = set()
+        for policy in self.book.policies.values():
+            replicas = max(
+                (replicas_of(policy, offer) for offer in market.offers) if market else (most,),
+                default=most,
+            )
+            ports |= {policy.server.port + i for i in range(max(1, min(replicas, most)))}
+        self.firewall.want(sorted(ports))
+
+    # loops
+
+    async def _serve_model(self, model: ModelName) -> None:
+        """One model's passes. A failure is logged when it changes; the other models go on."""
+        trouble = ""
+        wall, boot = self.clock.now(), self.clock.boot_s()
+        while True:
+            await self.wakes.wait(f"model {model}")
+            started = self.clock.boot_s()
+            wall, boot = self._watch_clock(model, wall, boot)
+            try:
+                await self._pass(model)
+                trouble = ""
+            except (CloudUnavailable, BalancerUnavailable, StoreUnavailable, LeaseLost) as exc:
+                trouble = self._note_trouble(model, trouble, exc)
+            except Exception as exc:
+                # One model that throws for ever is isolated and visible.
+                if str(exc) != trouble:
+                    log.exception("pass_broken", model=model)
+                trouble = str(exc)
+                self.metrics.pass_failed(model, type(exc).__name__)
+            self.health.last_pass_s = self.clock.boot_s()
+            self.metrics.pass_done(model, self.clock.boot_s() - started)
+            self.notifier.send("WATCHDOG=1")
+
+    async def _pass(self, model: ModelName) -> None:
+        policy = self.book.policies[model]
+        try:
+            await self._ensure_pool(policy)
+        except BalancerUnavailable as exc:
+            # Nothing can be registered now, but what should be rented can still be known.
+            log.warning("pool_not_ensured", model=model, why=str(exc))
+        outcome = await self.reconciler.reconcile(policy, self.clock.now())
+        self.metrics.decided(policy, outcome.decision, outcome.plan)
+        if outcome.launched:
+            await self.runner.start_new(self._group)
+        for release in outcome.plan.releases:
+            self.runner.wake(release.node)
+
+    def _watch_clock(self, model: ModelName, wall: datetime, boot: float) -> tuple[datetime, float]:
+        now, boot_now = self.clock.now(), self.clock.boot_s()
+        jump = (now - wall) - timedelta(seconds=boot_now - boot)
+        if abs(jump) > _CLOCK_JUMP:
+            log.error("clock_jumped", model=model, by_s=jump.total_seconds())
+            self.reconciler.be_cautious(self.book.policies[model], now)
+        return now, boot_now
+
+    async def _ensure_pool(self, policy: Policy) -> None:
+        boots = (await self.store.boots(policy.name)).values()
+        measured = sorted(seconds for row in boots for seconds in row)
+        wait = (
+            timedelta(seconds=measured[len(measured) // 2])
+            if measured
+            else policy.scaling.boot_prior
+        )
+        pool = Pool(
+            model=policy.name,
+            aliases=policy.aliases,
+            hold_requests=policy.hold.requests,
+            hold_bytes=policy.hold.bytes,
+            hold_time=policy.hold.time,
+            retry_after=wait,
+            queue_in_engine=policy.hold.queue_in == "engine",
+        )
+        for balancer in self.balancers:
+            await balancer.ensure_pool(pool)
+
+    async def _keep_leases(self) -> None:
+        self.wakes.every("leases", self.config.timings.lease_renew)
+        while True:
+            await self.wakes.wait("leases")
+            try:
+                lost = await self.leases.renew_all()
+            except StoreUnavailable as exc:
+                log.error("leases_not_renewed", why=str(exc))
+                continue
+            for model in lost:
+                log.error("lease_lost", model=model)
+
+    async def _read_market(self) -> None:
+        self.wakes.every("market", self.config.timings.market)
+        while True:
+            await self.wakes.wait("market")
+            first = self.market.last is None
+            await self.market.refresh()
+            self._want_ports()
+            self.metrics.market_read(self.market)
+            if first and self.market.last is not None:
+                for model in self.book.policies:
+                    self.wakes.now(f"model {model}")
+
+    async def _sweep(self) -> None:
+        self.wakes.every("sweep", self.config.timings.sweep)
+        trouble = ""
+        while True:
+            await self.wakes.wait("sweep")
+            try:
+                slugs = model_slugs(tuple(self.book.policies))
+                findings = await self.sweeper.sweep(slugs, self.market.last)
+                self.metrics.swept(findings)
+                self.health.swept = True
+                await self.runner.start_new(self._group)
+                await self.store.prune(self.clock.now() - self.config.timings.retention)
+                if self.book.policies:
+                    await self.firewall.verify()
+                trouble = ""
+            except (AutoscalerError, OSError) as exc:
+                if str(exc) != trouble:
+                    log.warning("sweep_failed", why=str(exc))
+                trouble = str(exc)
+            if not self.book.policies:
+                self.notifier.send("WATCHDOG=1")
+
+    async def _watch_files(self) -> None:
+        """Reload when a policy file changes."""
+        async for _ in awatch(self.config.policies, stop_event=self._stopping, debounce=300):
+            self.wakes.now("policies")
+
+    async def _reload_policies(self) -> None:
+        while True:
+            await self.wakes.wait("policies")
+            change = self.book.reload()
+            self.metrics.reloaded(ok=change.error is None)
+            for model in change.added:
+                await self.leases.acquire(model)
+                self._start_model(model)
+            for model in change.changed:
+                feed = self._feeds.pop(model, None)
+                if feed is not None:
+                    await feed.close()
+                self.wakes.now(f"model {model}")
+            self._want_ports()
+
+    # operators
+
+    async def pause(self, model: ModelName, actor: str) -> None:
+        """Stop launching and releasing for a model; deletes and limits go on."""
+        await self.store.set_paused(model, actor, self.clock.now())
+        await self._audit(model, "model_paused", actor)
+
+    async def resume(self, model: ModelName, actor: str) -> None:
+        """Let a model go on, also after its launches were stopped or it was retired."""
+        now = self.clock.now()
+        await self.store.set_paused(model, None, now)
+        await self.store.set_retired(model, None, now)
+        await self.store.set_meta(f"resumed:{model}", now.isoformat())
+        await self._audit(model, "model_resumed", actor)
+
+    async def retire(self, model: ModelName, actor: str) -> None:
+        """Drain every node of a model and rent no more for it."""
+        await self.store.set_retired(model, actor, self.clock.now())
+        await self._audit(model, "model_retired", actor)
+
+    async def drain(self, name: NodeName, actor: str) -> Node:
+        """Drain one node now.
+
+        Raises:
+            ConfigError: there is no such node, or it does not serve.
+        """
+        node = await self.store.node(name)
+        if node is None:
+            raise ConfigError(f"{name}: no such node (autoscaler nodes lists them)")
+        if node.state is not State.READY:
+            raise ConfigError(f"{name} is {node.state}: only a ready node can be drained")
+        now = self.clock.now()
+        after = replace(node, state=State.DRAINING, since=now, reason=f"drained by {actor}")
+        event = NodeEvent(
+            at=now,
+            kind="node_draining",
+            model=node.model,
+            node=name,
+            state=State.DRAINING,
+            cause=after.reason,
+            actor=actor,
+        )
+        await self.store.advance(self.leases.current(node.model), node, after, event)
+        self.runner.wake(name)
+        return after
+
+    async def _audit(self, model: ModelName, kind: str, actor: str) -> None:
+        await self.store.add_event(
+            NodeEvent(
+                at=self.clock.now(),
+                kind=kind,
+                model=model,
+                node=None,
+                state=None,
+                cause=f"asked for by {actor}",
+                actor=actor,
+            )
+        )
+        log.info(kind, model=model, actor=actor)
+        self.wakes.now(f"model {model}")
+
+    # small things
+
+    def _note_trouble(self, model: ModelName, before: str, exc: AutoscalerError) -> str:
+        text = f"{type(exc).__name__}: {exc}"
+        if text != before:
+            log.warning("pass_failed", model=model, why=text)
+        self.metrics.pass_failed(model, type(exc).__name__)
+        return text
+
+    def _node_changed(self, before: Node, after: Node) -> None:
+        self.metrics.node_changed(before, after)
+        self.wakes.now(f"model {after.model}")
+
+
+class _Stop(Exception):
+    """Ends the task group in order."""
+
+
+def _balancers(config: Config) -> list[Balancer]:
+    if config.balancer == "gateway":
+        return [GatewayBalancer(config.gateway_control)]
+    return [
+        HaproxyBalancer(
+            HaproxyTarget(
+                socket_path=h.socket,
+                master_socket_path=h.master_socket,
+                backends={ModelName(model): name for model, name in h.backends.items()},
+                check_interval=h.check_interval,
+            ),
+            h.name,
+        )
+        for h in config.haproxy
+    ]
+
+
+def _private_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as exc:
+        raise ConfigError(
+            f"{path}: cannot make this directory ({exc.strerror}): name another one as state_dir or "
+            "runtime_dir in config.toml, or run as the service's user"
+        ) from exc

@@ -1,0 +1,64 @@
+"""One event, one line: structured logs, with model and node from context, and no secret in any of them.
+
+A secret is kept out where it arises; the filter here is the second net.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+
+_SECRETS = re.compile(
+    r"(?i)(bearer\s+)[^\s\"']+|((?:api[_-]?key|password|token|secret|nonce)[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]+"
+    r"|hf_[A-Za-z0-9]{20,}"
+)
+
+
+def set_up(level: str, style: Literal["json", "console"]) -> None:
+    """Send every event to standard error, one line each, in the chosen style."""
+    renderer: Any = (  # structlog types its renderers no further
+        structlog.processors.JSONRenderer()
+        if style == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[
+            *shared,
+            *([structlog.processors.format_exc_info] if style == "json" else []),
+            masked,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    # asyncssh, aiohttp and apscheduler log through the standard library; only their warnings matter here
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s"
+    )
+    logging.getLogger("asyncssh").setLevel(logging.ERROR)
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+def masked(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Mask what looks like a secret in any text of an event."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = mask(value)
+    return event
+
+
+def mask(text: str) -> str:
+    """Replace what looks like a secret."""
+    return _SECRETS.sub(lambda m: f"{m[1] or m[2] or ''}***", text)

@@ -1,0 +1,77 @@
+"""The policies in force: reloaded whole or not at all, and a vanished file is not a wish for zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from autoscaler.config_file import read_policies
+from autoscaler.domain.ids import ModelName
+from autoscaler.errors import ConfigError
+from autoscaler.policy import Policy
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """What a reload changed."""
+
+    added: tuple[ModelName, ...] = ()
+    changed: tuple[ModelName, ...] = ()
+    vanished: tuple[ModelName, ...] = ()
+    error: str | None = None
+
+
+class PolicyBook:
+    """Keeps the last good set of policies."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._policies: dict[ModelName, Policy] = {}
+        self.error: str | None = None
+        self.vanished: tuple[ModelName, ...] = ()
+
+    @property
+    def policies(self) -> Mapping[ModelName, Policy]:
+        return self._policies
+
+    def load(self) -> Reload:
+        """Read the directory for the first time.
+
+        Raises:
+            ConfigError: any file is wrong; nothing is in force.
+        """
+        self._policies = dict(read_policies(self._directory).policies)
+        return Reload(added=tuple(self._policies))
+
+    def reload(self) -> Reload:
+        """Read the directory again. With any mistake in any file, everything stays as it is."""
+        try:
+            found = read_policies(self._directory).policies
+        except ConfigError as exc:
+            if str(exc) != self.error:
+                log.error("policies_refused", why=str(exc))
+            self.error = str(exc)
+            return Reload(error=self.error)
+        self.error = None
+        before = self._policies
+        vanished = tuple(name for name in before if name not in found)
+        if vanished and vanished != self.vanished:
+            # A file that vanished may be an editor's rename or a bad mount. Removal is said, never inferred.
+            log.error(
+                "policy_vanished", models=vanished, do="autoscaler retire MODEL to remove one"
+            )
+        self.vanished = vanished
+        self._policies = {**{name: before[name] for name in vanished}, **found}
+        change = Reload(
+            added=tuple(name for name in found if name not in before),
+            changed=tuple(n for n, p in found.items() if n in before and before[n] != p),
+            vanished=vanished,
+        )
+        if change.added or change.changed:
+            log.info("policies_reloaded", added=change.added, changed=change.changed)
+        return change

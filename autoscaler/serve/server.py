@@ -1,0 +1,333 @@
+"""The daemon's HTTP server: the same read-only API on loopback and on the Unix socket, and the verbs on the socket.
+
+A page in a browser can reach loopback, so the TCP side checks `Host` and serves nothing that changes anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from aiohttp import web
+
+from autoscaler.decide.explain import explain_json, explain_lines
+from autoscaler.domain.ids import ModelName, NodeName
+from autoscaler.errors import AutoscalerError, ConfigError, StoreUnavailable
+from autoscaler.serve.views import Json
+
+if TYPE_CHECKING:
+    from autoscaler.daemon import Daemon
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_BODY_LIMIT = 1024 * 1024
+_STALL = timedelta(minutes=3)
+
+
+class Server:
+    """Serves one daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.listening = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            ConfigError: the port or the socket cannot be used.
+        """
+        config = self._daemon.config
+        host, _, port = config.serve.listen.rpartition(":")
+        host = host.strip("[]")
+        runners = [
+            web.AppRunner(self._app(verbs=False), access_log=None),
+            web.AppRunner(self._app(verbs=True), access_log=None),
+        ]
+        for runner in runners:
+            await runner.setup()
+        try:
+            try:
+                await web.TCPSite(runners[0], host, int(port)).start()
+            except OSError as exc:
+                raise ConfigError(
+                    f"serve.listen: cannot listen on {config.serve.listen}: {exc.strerror}: is another "
+                    "daemon running? (autoscaler status), or name another port"
+                ) from exc
+            await self._serve_socket(runners[1], config.socket)
+            self.listening.set()
+            await asyncio.Event().wait()
+        finally:
+            for runner in runners:
+                await runner.cleanup()
+            _forget(config.socket)
+
+    async def _serve_socket(self, runner: web.AppRunner, path: Path) -> None:
+        # the store's lock is held: whoever left this socket behind is dead
+        _forget(path)
+        try:
+            await web.UnixSite(runner, path).start()
+            os.chmod(path, 0o600)
+        except OSError as exc:
+            raise ConfigError(f"{path}: cannot make the daemon's socket: {exc.strerror}") from exc
+
+    def _app(self, *, verbs: bool) -> web.Application:
+        app = web.Application(
+            client_max_size=_BODY_LIMIT, middlewares=[_errors] if verbs else [_errors, _local_host]
+        )
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/sd", self._targets)
+        app.router.add_get("/api/v1/status", self._status)
+        app.router.add_get("/api/v1/nodes", self._nodes)
+        app.router.add_get("/api/v1/events", self._events)
+        app.router.add_get("/api/v1/explain", self._explain)
+        app.router.add_get("/api/v1/plan", self._plan)
+        if verbs:
+            app.router.add_post("/api/v1/pause", self._verb(self._pause))
+            app.router.add_post("/api/v1/resume", self._verb(self._resume))
+            app.router.add_post("/api/v1/retire", self._verb(self._retire))
+            app.router.add_post("/api/v1/drain", self._verb(self._drain))
+            app.router.add_post("/api/v1/sweep", self._verb(self._sweep))
+            app.router.add_post("/api/v1/reload", self._verb(self._reload))
+        return app
+
+    # reading
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        daemon = self._daemon
+        now = daemon.clock.now()
+        page = daemon.metrics.page(
+            await daemon.store.ledger(now),
+            daemon.market,
+            safe_mode=daemon.health.safe_mode,
+            now=now,
+        )
+        return web.Response(body=page, content_type="text/plain", charset="utf-8")
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        """Alive: passes end. A stalled loop is found by this, a slow cloud is not."""
+        last = self._daemon.health.last_pass_s
+        age = self._daemon.clock.boot_s() - last if last else 0.0
+        limit = max(_STALL, self._daemon.config.timings.reconcile * 3).total_seconds()
+        status = 200 if age < limit else 503
+        return web.json_response({"ok": status == 200, "last_pass_age_s": age}, status=status)
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        """Ready to act: swept, market known, every lease held."""
+        daemon = self._daemon
+        missing = [
+            text
+            for text, missing in (
+                ("the first sweep has not ended", not daemon.health.swept),
+                ("the market was not read yet", daemon.market.last is None),
+                ("a lease is not held", not set(daemon.book.policies) <= daemon.leases.models),
+            )
+            if missing
+        ]
+        return web.json_response(
+            {"ready": not missing, "missing": missing}, status=503 if missing else 200
+        )
+
+    async def _targets(self, request: web.Request) -> web.Response:
+        paths = {n: p.server.metrics_path for n, p in self._daemon.book.policies.items()}
+        return web.json_response(await self._daemon.views.targets(paths))
+
+    async def _status(self, request: web.Request) -> web.Response:
+        daemon = self._daemon
+        view = await daemon.views.status(daemon.book.policies)
+        limits = daemon.config.limits
+        swept = daemon.sweeper.swept_at
+        view |= {
+            "limits": {
+                "usd_per_hour": str(limits.usd_per_hour.usd) if limits.usd_per_hour else None,
+                "usd_per_month": str(limits.usd_per_month.usd) if limits.usd_per_month else None,
+                "nodes": limits.nodes,
+            },
+            "unaccounted": len(daemon.sweeper.findings.orphans),
+            "swept_at": swept.isoformat() if swept else None,
+            "trouble": self._trouble(),
+        }
+        return web.json_response(view)
+
+    def _trouble(self) -> list[str]:
+        daemon = self._daemon
+        stale = [f"{model}: its policy file vanished" for model in daemon.book.vanished]
+        found = (
+            daemon.book.error,
+            str(daemon.market.trouble) if daemon.market.trouble else None,
+            daemon.sweeper.findings.held,
+            daemon.runner.held,
+            "safe mode: nothing is launched" if daemon.health.safe_mode else None,
+        )
+        return stale + [text for text in found if text]
+
+    async def _nodes(self, request: web.Request) -> web.Response:
+        nodes = await self._daemon.views.nodes(closed=request.query.get("all") == "1")
+        for node in nodes:
+            name = NodeName(str(node["name"]))
+            node["stage"] = self._daemon.runner.stage(name) or node["stage"]
+            node["in_flight"] = self._daemon.runner.in_flight(name)
+        return web.json_response(nodes)
+
+    async def _events(self, request: web.Request) -> web.Response:
+        node, model = request.query.get("node"), request.query.get("model")
+        limit = _whole(request, "limit", 200)
+        return web.json_response(
+            await self._daemon.views.events(
+                NodeName(node) if node else None, ModelName(model) if model else None, limit
+            )
+        )
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        model = self._model(request.query.get("model"))
+        thought = self._daemon.reconciler.last.get(model)
+        if thought is None:
+            raise ConfigError(f"{model}: no pass has ended yet; try again in a moment")
+        return web.json_response(
+            {
+                "text": explain_lines(thought.decision, thought.plan),
+                **explain_json(thought.decision, thought.plan),
+            }
+        )
+
+    async def _plan(self, request: web.Request) -> web.Response:
+        """What a pass would do now. It records nothing and rents nothing."""
+        daemon = self._daemon
+        model = self._model(request.query.get("model"))
+        record = await daemon.store.record(model)
+        thought = await daemon.reconciler.think(
+            daemon.book.policies[model], record, daemon.clock.now()
+        )
+        return web.json_response(
+            {
+                "text": explain_lines(thought.decision, thought.plan),
+                **explain_json(thought.decision, thought.plan),
+            }
+        )
+
+    # changing: on the Unix socket only
+
+    def _verb(self, verb: Callable[[Json, str], Awaitable[Json]]) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if request.content_type != "application/json":
+                raise ConfigError("send application/json")
+            try:
+                body = await request.json()
+            except ValueError as exc:
+                raise ConfigError(f"not JSON: {exc}") from exc
+            if not isinstance(body, dict):
+                raise ConfigError("send a JSON object")
+            return web.json_response(await verb(body, _actor(request)))
+
+        return handle
+
+    async def _pause(self, body: Json, actor: str) -> Json:
+        model = self._model(body.get("model"))
+        await self._daemon.pause(model, actor)
+        return {"model": model, "mode": "paused"}
+
+    async def _resume(self, body: Json, actor: str) -> Json:
+        model = self._model(body.get("model"))
+        await self._daemon.resume(model, actor)
+        return {"model": model, "mode": self._daemon.book.policies[model].mode.value}
+
+    async def _retire(self, body: Json, actor: str) -> Json:
+        model = self._model(body.get("model"))
+        await self._daemon.retire(model, actor)
+        return {"model": model, "mode": "retired"}
+
+    async def _drain(self, body: Json, actor: str) -> Json:
+        node = await self._daemon.drain(NodeName(str(body.get("node"))), actor)
+        return {"node": node.name, "state": node.state.value}
+
+    async def _sweep(self, body: Json, actor: str) -> Json:
+        if body.get("confirm") is True:
+            log.warning("sweep_confirmed", actor=actor)
+            self._daemon.sweeper.confirm()
+        self._daemon.wakes.now("sweep")
+        return {"sweep": "asked for"}
+
+    async def _reload(self, body: Json, actor: str) -> Json:
+        self._daemon.wakes.now("policies")
+        return {"reload": "asked for"}
+
+    def _model(self, given: object) -> ModelName:
+        """A model by its name, an alias, or the end of its name when that is unique.
+
+        Raises:
+            ConfigError: there is none, or several.
+        """
+        policies = self._daemon.book.policies
+        if not isinstance(given, str) or not given:
+            raise ConfigError(f"name a model: {', '.join(sorted(policies))}")
+        for name, policy in policies.items():
+            if given == name or given in policy.aliases:
+                return name
+        near = [name for name in policies if name.lower().endswith(given.lower())]
+        if len(near) == 1:
+            return near[0]
+        raise ConfigError(f"{given}: no such model; there are: {', '.join(sorted(policies))}")
+
+
+def _forget(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _whole(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not text.isdigit() or not 1 <= int(text) <= 10_000:
+        raise ConfigError(f"{name}: found {text!r}, allowed: 1 to 10000")
+    return int(text)
+
+
+def _actor(request: web.Request) -> str:
+    """Who is at the other end of the Unix socket, as the kernel says."""
+    transport = request.transport
+    peer = transport.get_extra_info("socket") if transport is not None else None
+    if peer is None:
+        return "unknown"
+    size = struct.calcsize("3i")
+    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ConfigError as exc:
+        return web.json_response({"error": str(exc)}, status=400)
+    except StoreUnavailable as exc:
+        return web.json_response({"error": str(exc)}, status=503)
+    except AutoscalerError as exc:
+        return web.json_response({"error": f"{type(exc).__name__}: {exc}"}, status=503)
+    except web.HTTPException as exc:
+        return web.json_response({"error": exc.reason}, status=exc.status)
+    except json.JSONDecodeError as exc:
+        return web.json_response({"error": f"not JSON: {exc}"}, status=400)
+
+
+@web.middleware
+async def _local_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse other names than loopback's: a page of a rebound DNS name must not read this."""
+    name = request.host.rpartition(":")[0] if ":" in request.host else request.host
+    if name.strip("[]") not in ("127.0.0.1", "localhost", "::1"):
+        return web.json_response({"error": f"unknown host {name!r}"}, status=421)
+    return await handler(request)

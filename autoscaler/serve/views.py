@@ -1,0 +1,169 @@
+"""What people and programs are shown, as plain JSON values made from the store alone.
+
+The daemon serves these, and the commands make them themselves when no daemon runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from autoscaler.clock import Clock
+from autoscaler.domain.ids import ModelName, NodeName
+from autoscaler.domain.money import Money
+from autoscaler.domain.node import Node, NodeEvent, State
+from autoscaler.policy import Policy
+from autoscaler.store.protocol import Ledger, Store
+
+Json = dict[str, object]
+_LATELY = timedelta(hours=24)
+
+
+class Views:
+    """Makes views."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def status(self, policies: Mapping[ModelName, Policy]) -> Json:
+        """Money, and one line per model."""
+        now = self._clock.now()
+        ledger = await self._store.ledger(now)
+        names = sorted({*policies, *(node.model for node in ledger.nodes)})
+        models = [await self._model(name, policies.get(name), ledger) for name in names]
+        return {
+            "at": now.isoformat(),
+            "usd_per_hour": _usd(_hourly(ledger.nodes)),
+            "spent_today_usd": _usd(ledger.spent_today()),
+            "spent_month_usd": _usd(ledger.spent_month()),
+            "models": models,
+        }
+
+    async def _model(self, name: ModelName, policy: Policy | None, ledger: Ledger) -> Json:
+        record = await self._store.record(name)
+        last = await self._store.last_decision(name)
+        decision = json.loads(last[0]) if last is not None else {}
+        ours = [node for node in ledger.nodes if node.model == name]
+        return {
+            "model": name,
+            "mode": _mode(policy, record.paused_by, record.retired_by),
+            "paused_by": record.paused_by,
+            "paused_at": _at(record.paused_at),
+            "nodes": {s.value: n for s in State if (n := sum(1 for x in ours if x.state is s))},
+            "demand": decision.get("demand"),
+            "want": decision.get("want"),
+            "ready": decision.get("ready"),
+            "verdict": decision.get("verdict"),
+            "reason": decision.get("reason"),
+            "decided_at": decision.get("at"),
+            "usd_per_hour": _usd(_hourly(ours)),
+            "spent_today_usd": _usd(ledger.spent_today(name)),
+            "spent_month_usd": _usd(ledger.spent_month(name)),
+            "min": policy.nodes.min if policy else None,
+            "max": policy.nodes.max if policy else None,
+        }
+
+    async def nodes(self, *, closed: bool) -> list[Json]:
+        """Every open node, and those of the last day when `closed`."""
+        now = self._clock.now()
+        since = now - _LATELY if closed else None
+        return [node_view(node, now) for node in await self._store.nodes(closed_since=since)]
+
+    async def events(
+        self, node: NodeName | None, model: ModelName | None, limit: int
+    ) -> list[Json]:
+        """The story of a node, of a model, or of everything."""
+        events = await self._store.events(node=node, model=model, limit=limit)
+        return [_event_view(event) for event in events]
+
+    async def last_decision(self, model: ModelName) -> Json | None:
+        """The newest decision with its plan, as recorded."""
+        found = await self._store.last_decision(model)
+        if found is None:
+            return None
+        return {"decision": json.loads(found[0]), "plan": json.loads(found[1])}
+
+    async def targets(self, metrics_paths: Mapping[ModelName, str]) -> list[Json]:
+        """Prometheus `http_sd` target groups: each ready node's model servers."""
+        return [
+            {
+                "targets": [e.url.removeprefix("http://").removeprefix("https://")],
+                "labels": {
+                    "model": node.model,
+                    "offer": node.offer.type,
+                    "location": node.offer.location,
+                    "__metrics_path__": metrics_paths.get(node.model, "/metrics"),
+                },
+            }
+            for node in await self._store.nodes()
+            if node.state in (State.READY, State.DRAINING)
+            for e in node.endpoints
+        ]
+
+
+def node_view(node: Node, now: datetime) -> Json:
+    """One node for people: no nonce, no key."""
+    end = node.gone_at or now
+    cost = node.price_per_hour.for_time(end - node.sent_at) if node.sent_at else node.cost
+    return {
+        "name": node.name,
+        "model": node.model,
+        "state": node.state.value,
+        "since": node.since.isoformat(),
+        "age_s": round((now - node.created_at).total_seconds(), 1),
+        "type": node.offer.type,
+        "location": node.offer.location,
+        "usd_per_hour": _usd(node.price_per_hour),
+        "cost_usd": _usd(cost),
+        "address": node.address,
+        "machine_id": node.machine_id,
+        "stage": node.stage,
+        "reason": node.reason,
+        "failure": node.failure,
+        "units": node.units,
+        "replicas": node.replicas,
+        "endpoints": [endpoint.url for endpoint in node.endpoints],
+        "tokens_per_s": node.tokens_per_s,
+        "created_at": node.created_at.isoformat(),
+        "verified_at": _at(node.verified_at),
+        "ready_at": _at(node.ready_at),
+        "unregistered_at": _at(node.unregistered_at),
+        "gone_at": _at(node.gone_at),
+        "decision": node.decision,
+    }
+
+
+def _event_view(event: NodeEvent) -> Json:
+    return {
+        "at": event.at.isoformat(),
+        "kind": event.kind,
+        "model": event.model,
+        "node": event.node,
+        "state": event.state.value if event.state else None,
+        "cause": event.cause,
+        "actor": event.actor,
+        "detail": event.detail,
+        "decision": event.decision,
+    }
+
+
+def _mode(policy: Policy | None, paused_by: str | None, retired_by: str | None) -> str:
+    if retired_by is not None:
+        return "retired"
+    if paused_by is not None:
+        return "paused"
+    return policy.mode.value if policy is not None else "no policy"
+
+
+def _hourly(nodes: tuple[Node, ...] | list[Node]) -> Money:
+    return sum((node.price_per_hour for node in nodes if node.may_bill), Money.of(0))
+
+
+def _usd(amount: Money) -> str:
+    return f"{amount.usd:.4f}"
+
+
+def _at(when: datetime | None) -> str | None:
+    return when.isoformat() if when is not None else None
