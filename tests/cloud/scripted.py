@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from aiohttp import web
+
 from autoscaler.cloud.mkinf.client import MkinfClient
 from autoscaler.cloud.mkinf.credentials import Credential
 
@@ -93,11 +95,13 @@ async def cut(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-async def serve(app: web.Application) -> tuple[web.AppRunner, int]:
+async def serve(
+    app: web.Application, tls: ssl.SSLContext | None = None
+) -> tuple[web.AppRunner, int]:
     """Serve on a free loopback port."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     port: int = runner.addresses[0][1]
     return runner, port

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pytest
+
 from autoscaler.cloud.mkinf.client import MkinfClient
 from autoscaler.cloud.mkinf.values import FirewallRule, Operation, RuleRequest, VmRequest
 from autoscaler.errors import CloudUnavailable, EndpointMissing, NotFound, OutcomeUnknown

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import structlog
 import typer
+from typer.testing import CliRunner, Result
+
 from autoscaler.cli.cloud import cloud_app
 from autoscaler.cli.offers import offers
 from tests.cloud.answers import CREATED, VM
 from tests.cloud.scripted import KEY, PROJECT, ScriptedMkinf, status
-from typer.testing import CliRunner, Result
 
 Type = Callable[..., Awaitable[Result]]
 

@@ -6,6 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+
 from autoscaler.cloud.mkinf.offers import Catalogue, ImageNames, offers_of
 from autoscaler.cloud.mkinf.prices import load_prices
 from autoscaler.cloud.mkinf.values import Availability, Image, Spec

@@ -33,9 +33,11 @@ class SecretFile:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as exc:
             raise ConfigError(f"{self.path}: cannot be read: {exc.strerror}") from None
-        with open(descriptor, "rb") as file:
+        try:
             self._check(os.fstat(descriptor))
-            content = file.read(_MAX_BYTES + 1)
+            content = os.read(descriptor, _MAX_BYTES + 1)
+        finally:
+            os.close(descriptor)
         return Secret(self._text(content))
 
     def _check(self, status: os.stat_result) -> None:

@@ -14,6 +14,8 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import quote
 
+from autoscaler.errors import Rejected
+
 PROJECT: Final = "/projects/{project_id}"
 
 
@@ -60,11 +62,11 @@ class Endpoint:
         """Put the parameters into the path, quoted so that none can leave its place.
 
         Raises:
-            ValueError: a parameter is empty or a dot segment.
+            Rejected: a parameter is empty, a dot segment, or too long to be an id.
         """
         for name, text in parameters.items():
             if text in ("", ".", "..") or len(text) > 200:
-                raise ValueError(f"{self.label}: {name} cannot be {text[:40]!r}")
+                raise Rejected(f"{self.label}: {name} cannot be {text[:40]!r}")
         return self.path.format(**{key: quote(text, safe="") for key, text in parameters.items()})
 
 

@@ -73,10 +73,13 @@ def read_complaint(body: bytes) -> Complaint:
     return Complaint("", _gateway_text(body), is_api=False)
 
 
-def failure_of(endpoint: Endpoint, response: Response, now: datetime) -> AutoscalerError:
+def failure_of(
+    endpoint: Endpoint, response: Response, now: datetime, *, repeatable: bool
+) -> AutoscalerError:
     """Turn a refusal into the failure to raise.
 
-    401 is `AuthFailed` here; whether a fresh token may help is the caller's to try first.
+    Where the call is not `repeatable`, an answer that is none makes its outcome unknown. 401 is
+    `AuthFailed` here; whether a fresh token may help is the caller's to try first.
     """
     complaint = read_complaint(response.body)
     said = f"{endpoint.label}: {response.status} {complaint.text}"
@@ -92,17 +95,17 @@ def failure_of(endpoint: Endpoint, response: Response, now: datetime) -> Autosca
         case 403 if endpoint.method == "GET" and not _speaks_of_quota_or_stock(complaint):
             return AuthFailed(f"{said}. The credential may not read this")
         case 404:
-            return _absent(endpoint, complaint, said)
+            return _absent(endpoint, complaint, said, repeatable)
         case 405 | 501:
             return _missing(endpoint, said)
         case 408 | 425 | 429:
             return CloudUnavailable(said, retry_after_s=retry_after_s(response.headers, now))
         case status if status >= 500:
-            return _no_answer(endpoint, said, retry_after_s(response.headers, now))
+            return _no_answer(repeatable, said, retry_after_s(response.headers, now))
         case status if status >= 400:
             return refusal(complaint.code, complaint.message, said)
         case _:
-            return _no_answer(endpoint, f"{said}. Redirects are not followed", None)
+            return _no_answer(repeatable, f"{said}. Redirects are not followed")
 
 
 def refusal(code: str, message: str, said: str) -> AutoscalerError:
@@ -138,10 +141,12 @@ def _speaks_of_quota_or_stock(complaint: Complaint) -> bool:
     return bool(_QUOTA.search(words) or _STOCK.search(words))
 
 
-def _absent(endpoint: Endpoint, complaint: Complaint, said: str) -> AutoscalerError:
+def _absent(
+    endpoint: Endpoint, complaint: Complaint, said: str, repeatable: bool
+) -> AutoscalerError:
     if not complaint.is_api:
         # A gateway's own page: it says nothing about the thing we asked for.
-        return _no_answer(endpoint, f"{said} (not the API's own answer)", None)
+        return _no_answer(repeatable, f"{said} (not the API's own answer)")
     if endpoint.of_resource:
         return NotFound(said)
     if endpoint.mark is Mark.INFERRED:
@@ -158,8 +163,8 @@ def _missing(endpoint: Endpoint, said: str) -> EndpointMissing:
     )
 
 
-def _no_answer(endpoint: Endpoint, said: str, wait_s: float | None) -> AutoscalerError:
-    if endpoint.repeatable:
+def _no_answer(repeatable: bool, said: str, wait_s: float | None = None) -> AutoscalerError:
+    if repeatable:
         return CloudUnavailable(said, retry_after_s=wait_s)
     return OutcomeUnknown(said)
 

@@ -75,6 +75,10 @@ class _Deadline:
     answered_by_s: float | None
 
 
+class HeldBack(CloudUnavailable):
+    """We did not send it, so as not to call too often. Repeating at once would only queue again."""
+
+
 class Session:
     """Calls the API for one project with one credential."""
 
@@ -144,7 +148,7 @@ class Session:
             if 200 <= response.status < 300:
                 self._auth.accepted()
                 return response
-            failure = self._failure(call.endpoint, response)
+            failure = self._failure(call, response)
             if not isinstance(failure, AuthFailed):
                 raise failure
             if is_last or not await self._in_time(deadline, self._auth.renew(bearer)):
@@ -172,7 +176,7 @@ class Session:
         """Send in its turn; a turn that comes too late is not taken."""
         wait_s = deadline.start_by_s - self._clock.boot_s()
         if self._pace.paused_s() > wait_s:
-            raise CloudUnavailable(
+            raise HeldBack(
                 f"{call.endpoint.label}: mkinf asked us to wait; nothing was sent",
                 retry_after_s=self._pace.paused_s(),
             )
@@ -183,7 +187,7 @@ class Session:
                         self._pace.place(delete=call.endpoint.is_delete)
                     )
             except TimeoutError:
-                raise CloudUnavailable(
+                raise HeldBack(
                     f"{call.endpoint.label}: too many calls wait for our own rate limit"
                     f" ({self._settings.requests_per_s:g}/s); nothing was sent"
                 ) from None
@@ -220,8 +224,8 @@ class Session:
             if wait_s:
                 self._pace.pause(min(wait_s, _LONGEST_PAUSE_S))
 
-    def _failure(self, endpoint: Endpoint, response: Response) -> AutoscalerError:
-        failure = failure_of(endpoint, response, self._clock.now())
+    def _failure(self, call: Call, response: Response) -> AutoscalerError:
+        failure = failure_of(call.endpoint, response, self._clock.now(), repeatable=call.may_repeat)
         text = str(failure)
         for secret in self._auth.secrets():  # a server may repeat what it was sent
             text = text.replace(secret.reveal(), "****")
@@ -233,7 +237,7 @@ class Session:
         call = Call(endpoints.TOKEN, body=grant)
         response = await self._paced(call, None, self._deadline(call))
         if not 200 <= response.status < 300:
-            raise self._failure(call.endpoint, response)
+            raise self._failure(call, response)
         try:
             token, _ = parse(endpoints.TOKEN, Token, _json(call.endpoint, response))
         except SchemaError as exc:
@@ -255,7 +259,7 @@ def _json(endpoint: Endpoint, response: Response) -> object:
 def _is_worth_repeating(failure: BaseException) -> bool:
     return (
         isinstance(failure, CloudUnavailable)
-        and not isinstance(failure, AuthFailed)
+        and not isinstance(failure, AuthFailed | HeldBack)
         and (failure.retry_after_s or 0.0) <= _LONGEST_WAIT_S
     )
 
