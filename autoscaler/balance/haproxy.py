@@ -1,4 +1,4 @@
-"""HAProxy 2.5 or newer as a balancer, driven through its runtime API.
+"""HAProxy 2.6 or newer as a balancer, driven through its runtime API.
 
 Each model has one backend, which an operator writes into `haproxy.cfg` with two backup servers that lead to the
 activator. Our servers are added at run time under a prefix of ours; all others are left alone. A reload or restart
@@ -54,7 +54,7 @@ class HaproxySettings:
     Attributes:
         socket_path: its `stats socket`, with `level admin`.
         master_socket_path: the socket of `haproxy -W -S PATH`. Without it the processes that a reload leaves behind
-            cannot be counted.
+            cannot be counted, and only the engines tell what still runs in them.
         backends: model to backend, where that is not the slug of the model's name.
         server_prefix: marks servers as ours. Never let a server of yours begin with it.
         activator, activator_spare: the names of the two backup servers.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+
 from autoscaler.balance.gateway import GatewayBalancer
 from autoscaler.balance.haproxy import HaproxyBalancer, HaproxySettings
 from autoscaler.balance.protocol import Pool

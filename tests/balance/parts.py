@@ -16,6 +16,7 @@ from typing import Protocol
 import aiohttp
 import pytest
 from aiohttp import web
+
 from autoscaler.balance.haproxy_socket import count_old_processes, show_info
 from autoscaler.balance.protocol import Balancer, Pool, PoolReport, ServerReport, ServerState
 from autoscaler.domain.ids import ModelName
@@ -106,6 +107,12 @@ class Clients:
                 return Answer(response.status, await response.text())
         except aiohttp.ClientError as exc:
             return Answer(0, repr(exc))
+
+    async def first_event(self) -> str:
+        """Ask for a long answer, and go away after its first event."""
+        body = {"model": self._model, "prompt": "hello", "is_long": True}
+        async with self._session.post(f"{self._url}/v1/completions", json=body) as response:
+            return (await response.content.readuntil(b"\n\n")).decode()
 
 
 class Process(Protocol):

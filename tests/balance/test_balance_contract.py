@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+
 from autoscaler.balance.protocol import Pool, ServerState
 from autoscaler.errors import BalancerUnavailable
 from tests.balance.parts import Answer, Balancing, NewServer, endpoint_of
@@ -288,3 +289,36 @@ async def test_the_settle_time_outlasts_a_connection_attempt(balancing: Balancin
         }[balancing.kind]
     )
     assert balancing.balancer.name == balancing.kind
+
+
+async def test_events_are_passed_on_as_they_come_and_a_client_that_left_is_noticed(
+    balancing: Balancing, new_server: NewServer
+) -> None:
+    server = await new_server()
+    endpoint = endpoint_of(server, "one")
+    await balancing.serve(endpoint)
+
+    event = await balancing.clients.first_event()
+
+    assert server.url in event
+    await balancing.is_idle(endpoint)
+
+
+async def test_a_client_that_gave_up_while_waiting_is_not_served(
+    balancing: Balancing, new_server: NewServer
+) -> None:
+    server = await new_server()
+    endpoint = endpoint_of(server, "one", capacity=1)
+    await balancing.serve(endpoint)
+    async with asyncio.TaskGroup() as tasks:
+        served = tasks.create_task(balancing.clients.ask(is_long=True))
+        await balancing.until(lambda: server.in_flight == 1)
+        waiting = tasks.create_task(balancing.clients.ask())
+        await balancing.report_when(lambda report: report.waiting == 1)
+
+        waiting.cancel()
+
+        await balancing.report_when(lambda report: report.waiting == 0)
+        server.may_end.set()
+    assert served.result().is_whole
+    assert server.served == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+
 from autoscaler.balance.gateway import GatewayBalancer
 from autoscaler.balance.protocol import Pool, ServerState
 from autoscaler.domain.ids import ModelName

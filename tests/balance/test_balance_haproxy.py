@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+
 from autoscaler.balance.haproxy import HaproxyBalancer, HaproxySettings
 from autoscaler.balance.haproxy_socket import ask, show_servers_state, show_stat
 from autoscaler.balance.protocol import Pool, ServerState

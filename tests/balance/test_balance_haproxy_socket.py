@@ -8,6 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from autoscaler.balance import haproxy_socket
 from autoscaler.balance.haproxy_socket import (
     ServerRow,
@@ -21,8 +24,6 @@ from autoscaler.balance.haproxy_socket import (
     show_stat,
 )
 from autoscaler.errors import BalancerUnavailable
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.balance.parts import NewServer, StartFake, StartHaproxy, endpoint_of
 
 SHORT = timedelta(seconds=0.1)
