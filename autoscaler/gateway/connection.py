@@ -23,6 +23,8 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
     b"Content-Length: 0\r\n\r\n"
 )
+# How long the rest of a refused body is read, so that the client sees why and not a reset.
+_LINGER_S = 1.0
 _SILENT = logging.getLogger("autoscaler.gateway.aiohttp")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
@@ -48,6 +50,7 @@ class ClientConnection(RequestHandler):
             max_line_size=settings.max_header_bytes,
             max_field_size=settings.max_header_bytes,
             access_log=None,  # type: ignore[arg-type]  # aiohttp tests it, its hint is too narrow
+            lingering_time=_LINGER_S,
             logger=_SILENT,
         )
         self.owner = owner
@@ -148,4 +151,4 @@ class ClientServer:
 
     async def shutdown(self) -> None:
         """End every connection at once, whatever it does."""
-        await self.server.shutdown(0.0)
+        await self.server.shutdown(0.01)  # 0 would mean no limit

@@ -90,10 +90,10 @@ def bind_control(path: Path) -> socket.socket:
     return opened
 
 
-def unlink_control(path: Path, opened: socket.socket) -> None:
+def unlink_control(path: Path, inode: int) -> None:
     """Remove our control socket's file, unless another process has put its own there."""
     with contextlib.suppress(OSError):
-        if os.path.realpath(opened.getsockname()) == os.path.realpath(path):
+        if path.stat().st_ino == inode:
             path.unlink()
 
 

@@ -121,7 +121,8 @@ class Gateway:
                 stack.callback(clients[-1].close)
         if not control:
             control = [bind_control(self.settings.control)]
-            stack.callback(unlink_control, self.settings.control, control[0])
+            inode = self.settings.control.stat().st_ino
+            stack.callback(unlink_control, self.settings.control, inode)
         return clients, control
 
     def _announce(self, notifier: Notifier) -> None:

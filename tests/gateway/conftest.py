@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+
 from autoscaler.gateway.run import Gateway, GatewaySettings
 
 MODEL = "org/chat-8b"
@@ -171,7 +174,10 @@ class Front:
     async def chat(self, **fields: Any) -> tuple[int, bytes, dict[str, str]]:
         """Send one chat request; return status, body and headers (names in lower case)."""
         body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]} | fields
-        async with self.client.post(f"{self.url}/v1/chat/completions", json=body) as response:
+        data = io.BytesIO(json.dumps(body).encode())
+        headers_in = {"Content-Type": "application/json"}
+        url = f"{self.url}/v1/chat/completions"
+        async with self.client.post(url, data=data, headers=headers_in) as response:
             headers = {name.lower(): value for name, value in response.headers.items()}
             return response.status, await response.read(), headers
 
@@ -252,3 +258,18 @@ async def engines() -> AsyncIterator[Callable[[], Awaitable[Engine]]]:
 @pytest.fixture
 async def engine(engines: Callable[[], Awaitable[Engine]]) -> Engine:
     return await engines()
+
+
+@pytest.fixture
+def dead_url() -> Iterator[str]:
+    """An address that refuses connections: bound, so that nobody else takes it, but not listening."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.fixture
+def dead_socket(settings: GatewaySettings) -> None:
+    """A socket file that its process left behind."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(settings.control))
