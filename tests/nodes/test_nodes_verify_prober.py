@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from tests.nodes.vm_parts import (
     offer,
     policy,
     script,
+    until,
 )
 
 TOKEN = "hf_canaryCanaryCanary"
@@ -51,21 +51,25 @@ async def prober() -> AsyncIterator[NodeProber]:
 
 async def pinned(prober: NodeProber, row: Node, model: Policy, on: Offer) -> Node:
     """The row once the host key is proven and pinned."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                key = await prober.contact(row)
-            except NodeUnreachable:
-                await asyncio.sleep(0.05)
-            else:
-                return node(model, on, row.address or "", host_key=key, nonce=None)
+
+    async def look() -> Node | None:
+        try:
+            key = await prober.contact(row)
+        except NodeUnreachable:
+            return None
+        return node(model, on, row.address or "", host_key=key, nonce=None)
+
+    return await until(look)
 
 
 async def proven(prober: NodeProber, row: Node, model: Policy, on: Offer | None) -> Proven:
-    async with asyncio.timeout(20):
-        while isinstance(seen := await prober.verify(row, model, on), Coming):
-            await asyncio.sleep(0.1)
-    return seen
+    """What verification says in the end."""
+
+    async def look() -> Proven | None:
+        seen = await prober.verify(row, model, on)
+        return seen if isinstance(seen, Proven) else None
+
+    return await until(look)
 
 
 def token_file(directory: Path) -> str:
@@ -119,10 +123,11 @@ async def test_a_host_whose_key_changed_after_the_pin_is_sent_nothing(
     vm = machine(script(model, on).text, on, boot_faults=frozenset({"host_key_changed"}))
     proof = tmp_path / "machines" / vm.vm_id / "run/autoscaler/host_key_proof"
     await machines.boot(vm, 0.05)
-    async with asyncio.timeout(10):
-        while not proof.exists():
-            await asyncio.sleep(0.02)
 
+    async def look() -> bool | None:
+        return proof.exists() or None
+
+    await until(look)
     row = await pinned(prober, node(model, on, vm.address), model, on)
 
     with pytest.raises(HostKeyMismatch, match="after the pin"):

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
-from autoscaler.cloud.secret import Secret
-from autoscaler.domain.node import Node
+
 from autoscaler.domain.offer import Offer
 from autoscaler.emulator.machine import MachineSpec
 from autoscaler.emulator.machines.local import LocalMachines
 from autoscaler.errors import NodeUnreachable, VerificationFailed
-from autoscaler.nodes.verify import Progress, Verified, liveness, recheck, verify
+from autoscaler.nodes.verify import Verified, liveness, recheck, verify
 from autoscaler.nodes.verify_http import node_session
 from autoscaler.policy import Policy
-from tests.nodes.vm_parts import NONCE, access, machine, node, offer, policy, script
-
-TIME_LIMIT_S = 30.0
+from tests.nodes.vm_parts import NONCE, access, machine, node, offer, policy, script, until
 
 
 @pytest.fixture
@@ -37,30 +33,28 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 async def pin(address: str) -> str:
     """First contact, as often as it takes."""
-    async with asyncio.timeout(TIME_LIMIT_S):
-        while True:
-            try:
-                return await access().first_contact(address, NONCE)
-            except NodeUnreachable:
-                await asyncio.sleep(0.05)
+
+    async def look() -> str | None:
+        try:
+            return await access().first_contact(address, NONCE)
+        except NodeUnreachable:
+            return None
+
+    return await until(look)
 
 
 async def verified(
-    vm: MachineSpec,
-    row: Node,
-    model: Policy,
-    on: Offer,
-    http: aiohttp.ClientSession,
-    token: Secret | None = None,
+    vm: MachineSpec, model: Policy, on: Offer, http: aiohttp.ClientSession
 ) -> Verified:
     """Look again and again until the node is verified, as the daemon does."""
-    key = await pin(vm.address)
-    async with asyncio.timeout(TIME_LIMIT_S), access().connect(vm.address, key) as shell:
-        while True:
-            seen = await verify(shell, model, on, row, http, token)
-            if not isinstance(seen, Progress):
-                return seen
-            await asyncio.sleep(0.1)
+    row = node(model, on, vm.address)
+    async with access().connect(vm.address, await pin(vm.address)) as shell:
+
+        async def look() -> Verified | None:
+            seen = await verify(shell, model, on, row, http)
+            return seen if isinstance(seen, Verified) else None
+
+        return await until(look)
 
 
 async def test_a_vm_with_two_gpus_serves_two_replicas_after_its_script(
@@ -68,17 +62,16 @@ async def test_a_vm_with_two_gpus_serves_two_replicas_after_its_script(
 ) -> None:
     model, on = policy(), offer(2)
     vm = machine(script(model, on).text, on)
-    row = node(model, on, vm.address)
 
     await machines.boot(vm, 0.05)
-    seen = await verified(vm, row, model, on, http)
+    seen = await verified(vm, model, on, http)
 
     assert [gpu.name for gpu in seen.gpus] == ["NVIDIA L40S", "NVIDIA L40S"]
     assert seen.driver == "535.161.08"
     assert seen.tokens_per_s is not None
     assert seen.tokens_per_s > 0
     assert [stage.name for stage in seen.stages][:3] == ["host_key", "driver", "disks"]
-    assert await liveness(http, row, model) is None
+    assert await liveness(http, node(model, on, vm.address), model) is None
 
 
 async def test_a_vm_with_fewer_gpus_than_ordered_fails_at_once(
@@ -90,7 +83,7 @@ async def test_a_vm_with_fewer_gpus_than_ordered_fails_at_once(
     await machines.boot(vm, 0.05)
 
     with pytest.raises(VerificationFailed, match="1 GPUs found, the offer has 2"):
-        await verified(vm, node(model, on, vm.address), model, on, http)
+        await verified(vm, model, on, http)
 
 
 async def test_a_server_that_is_healthy_and_talks_garbage_is_refused(
@@ -103,7 +96,7 @@ async def test_a_server_that_is_healthy_and_talks_garbage_is_refused(
     await machines.boot(vm, 0.05)
 
     with pytest.raises(VerificationFailed):
-        await verified(vm, node(model, on, vm.address), model, on, http)
+        await verified(vm, model, on, http)
 
 
 async def test_a_ready_nodes_gpus_are_looked_at_again(machines: LocalMachines) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import TypeVar
 
 import asyncssh
+
 from autoscaler.config import Config
 from autoscaler.domain.ids import DecisionId, IntentId, ModelName, NodeName
 from autoscaler.domain.money import Money
@@ -19,6 +23,7 @@ from autoscaler.nodes.ssh import SshAccess
 from autoscaler.nodes.startup import StartupScript, render, replicas_of
 from autoscaler.policy import Policy
 
+T = TypeVar("T")
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 NONCE = "5a" * 32
 SSH_PORT = 2222
@@ -107,3 +112,13 @@ def node(model: Policy, on: Offer, address: str, **changes: object) -> Node:
 def access(port: int = SSH_PORT, timeout_s: float = 5.0) -> SshAccess:
     """SSH as the daemon uses it."""
     return SshAccess(CLIENT_KEY, "ubuntu", port, timeout_s)
+
+
+async def until(look: Callable[[], Awaitable[T | None]], within_s: float = 20.0) -> T:
+    """Look again until there is something to see."""
+    async with asyncio.timeout(within_s):
+        while True:
+            found = await look()
+            if found is not None:
+                return found
+            await asyncio.sleep(0.05)
