@@ -97,11 +97,10 @@ class HaproxySource:
 
 
 def _in_system(backend: StatRow, servers: Sequence[StatRow]) -> tuple[int, int]:
-    """How many requests wait for a server, and how many are on one that is not the activator."""
+    """How many requests wait, for any server or for one, and how many are on one that is not the activator."""
     nodes = [row for row in servers if not row.is_backup]
-    # sessions of a server include those in its own queue
-    queued_at_servers = sum(row.qcur for row in nodes)
-    return backend.qcur, max(0, sum(row.scur for row in nodes) - queued_at_servers)
+    waiting = backend.qcur + sum(row.qcur for row in servers)
+    return waiting, sum(row.scur for row in nodes)
 
 
 def _counters(backend: StatRow, servers: Sequence[StatRow]) -> dict[SeriesKey, float]:

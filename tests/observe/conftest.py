@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import aiohttp
 import pytest
 from aiohttp import web
+
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import Endpoint
 from autoscaler.observe.protocol import Target

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
+
 from autoscaler.domain.signals import FigureName, Partiality
 from autoscaler.gateway.run import Gateway
 from autoscaler.gateway.settings import GatewaySettings

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from autoscaler.domain.signals import Figure, FigureName, Gap, Partiality, Signals
 from autoscaler.observe.merge import Answer, Role, merge
 from autoscaler.observe.protocol import Reading
-from hypothesis import given
-from hypothesis import strategies as st
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 W, R, A = FigureName.WAITING, FigureName.RUNNING, FigureName.ARRIVALS

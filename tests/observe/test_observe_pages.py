@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
+
 from autoscaler.domain.signals import FigureName, Partiality
 from autoscaler.observe.dialect import Dialect
 from autoscaler.observe.latency import LatencySettings

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from autoscaler.observe.series import SeriesKey, Tracker
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from autoscaler.observe.series import SeriesKey, Tracker
 
 DONE = SeriesKey("done")
 
