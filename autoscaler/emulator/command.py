@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import secrets
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -29,6 +31,9 @@ from autoscaler.emulator.server import (
 )
 from autoscaler.emulator.settings import Settings
 from autoscaler.emulator.switches import Switches, parse_switch
+
+TEMPORARY_PREFIX = "mkinf-emulator-"
+LOCK_NAME = "held"
 
 
 def emulator(
@@ -109,7 +114,8 @@ def _places(
     state_dir: Path | None, key_file: Path | None, ready_file: Path | None
 ) -> Iterator[_Places]:
     """The directories and files of this run; what was not asked for is temporary."""
-    with tempfile.TemporaryDirectory(prefix="mkinf-emulator-") as temporary:
+    _sweep_temporary()
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX) as temporary, _held(Path(temporary)):
         key_file = (key_file or Path(temporary) / "access-key").absolute()
         state_dir = (state_dir or Path(temporary) / "machines").absolute()
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -118,6 +124,23 @@ def _places(
         finally:
             if ready_file is not None:
                 ready_file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock: one that nobody holds was left by an emulator that was killed."""
+    with (directory / LOCK_NAME).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _sweep_temporary() -> None:
+    """Remove what emulators left that were killed before they could."""
+    for directory in Path(tempfile.gettempdir()).glob(TEMPORARY_PREFIX + "*"):
+        # an OSError: not ours, still held, or gone meanwhile
+        with contextlib.suppress(OSError), (directory / LOCK_NAME).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory)
 
 
 def _secret(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from autoscaler.emulator.emulator import Emulator
 from autoscaler.emulator.server import serving
 from autoscaler.emulator.settings import Settings

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import aiohttp
+
 from autoscaler.emulator.emulator import Emulator
 from autoscaler.emulator.faults import parse_fault
 from autoscaler.emulator.machine import MachineSpec

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from autoscaler.emulator.settings import Project
 from tests.emulator.rig import ACCESS_KEY, PASSWORD, Opens, Rig, rule
 
@@ -181,6 +182,9 @@ async def test_images_and_locations(cloud: Rig) -> None:
     assert images[0].keys() == {"id", "name", "description", "tags", "created_at", "locations"}
     assert one.body == images[0]
     assert (await cloud.call("GET", "P/images/none")).status == 404
+    query = {"product_group": "a100-80gb-sxm-ib"}
+    (for_sxm,) = (await cloud.call("GET", "P/images", **query)).body["items"]
+    assert "sxm" in for_sxm["name"]
     locations = (await cloud.call("GET", "P/locations")).body
     assert locations == {"items": ["us-east1-a", "us-northcentral1-a", "us-southcentral1-a"]}
 

@@ -6,6 +6,7 @@ import json
 
 import aiohttp
 import pytest
+
 from autoscaler.emulator.faults import KINDS, FaultInvalid, Stage, parse_fault
 from autoscaler.emulator.machine import BOOT_FAULTS
 from tests.emulator.rig import Opens, Rig, order

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
+
 from autoscaler.emulator.switches import CHOICES, QUESTIONS, Switches, parse_switch
 from tests.emulator.rig import Opens, Rig, rule
 

@@ -38,8 +38,15 @@ def routes(cloud: Cloud) -> list[Route]:
             }
         )
 
-    def images(_: Call) -> Answer:
-        return json_answer({"items": [_image(image) for image in catalogue.images.values()]})
+    def images(call: Call) -> Answer:
+        groups = comma_list(call, "product_group")
+        wanted = [one for one in catalogue.types.values() if one.name.partition(".")[0] in groups]
+        fitting = [
+            image
+            for image in catalogue.images.values()
+            if not groups or any(image.boots_on(one) for one in wanted)
+        ]
+        return json_answer({"items": [_image(image) for image in fitting]})
 
     def image(call: Call) -> Answer:
         for one in catalogue.images.values():
