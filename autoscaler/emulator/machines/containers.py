@@ -59,7 +59,9 @@ class Host:
 
     def containers(self) -> list[Container]:
         """Every container, oldest first."""
-        found = [Container(d) for d in (self.docker / "containers").iterdir() if d.is_dir()]
+        found = [
+            Container(d) for d in (self.docker / "containers").iterdir() if (d / "about").exists()
+        ]
         return sorted(found, key=lambda container: container.about["created"])
 
     def container(self, name: str) -> Container:

@@ -96,6 +96,9 @@ class Layout:
         (self.root / "bin/.machine").write_text(
             "\n".join([*lines, f"VM_ROOT={shlex.quote(str(self.root))}", ""])
         )
+        (self.root / "bin/.fault").write_text(
+            "exit 1\n" if _startup_fault(spec) == "exits" else "sleep 1000000\n"
+        )
         _write_script(self.startup_script, spec.startup_script)
         _write_script(self.shutdown_script, spec.shutdown_script)
         (self.root / "etc/hostname").write_text(f"{spec.name}\n")
@@ -116,6 +119,12 @@ class Layout:
             "VM_NAME": spec.name,
             "VM_ROOT": str(self.root),
         }
+
+    def fault_environment(self, spec: MachineSpec) -> dict[str, str]:
+        """What makes a startup script fail that would not meet the failing docker: see `_facts`."""
+        if not _startup_fault(spec) or "docker" in spec.startup_script:
+            return {}
+        return {"BASH_ENV": str(self.root / "bin/.fault")}
 
     def _install_commands(self) -> None:
         bin_directory = self.root / "bin"
@@ -138,13 +147,16 @@ def _write_script(path: Path, text: str) -> None:
         path.chmod(0o700)
 
 
+def _startup_fault(spec: MachineSpec) -> str:
+    return next((STARTUP_FAULTS[f] for f in sorted(spec.boot_faults) if f in STARTUP_FAULTS), "")
+
+
 def _facts(
     spec: MachineSpec, *, engine_arguments: Sequence[str], real_llama_cpp: bool
 ) -> Mapping[str, str]:
     """What the VM's own commands answer by."""
     profile = gpu_profiles()[spec.gpu] if spec.gpu else None
     gpus = spec.gpus - (1 if "wrong_gpus" in spec.boot_faults else 0)
-    fault = next((STARTUP_FAULTS[f] for f in sorted(spec.boot_faults) if f in STARTUP_FAULTS), "")
     garbage = "health_ok_generation_garbage" in spec.boot_faults
     return {
         "EMULATED_VM_ID": spec.vm_id,
@@ -160,7 +172,7 @@ def _facts(
         "EMULATED_GPU_LINK": "NV12" if profile and profile.has_nvlink else "PHB",
         "EMULATED_DRIVER": DRIVER_VERSION,
         "EMULATED_TIME_FACTOR": str(spec.time_factor),
-        "EMULATED_DOCKER_FAULT": fault,
+        "EMULATED_DOCKER_FAULT": _startup_fault(spec),
         "EMULATED_ENGINE_FAULT": "health_ok_generation_garbage" if garbage else "",
         "EMULATED_ENGINE_ARGUMENTS": shlex.join(engine_arguments),
         "EMULATED_REAL_LLAMA_CPP": "1" if real_llama_cpp else "",

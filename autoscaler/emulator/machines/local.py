@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import socket
@@ -41,13 +42,15 @@ class _Machine:
 
     async def start(self, script: Path, *arguments: str) -> Command:
         """Run one of the VM's scripts as the kernel would, by its shebang, its output logged."""
+        is_startup = script == self.layout.startup_script
+        faults = self.layout.fault_environment(self.spec) if is_startup else {}
         with (
             open(os.devnull, "rb") as nothing,  # noqa: ASYNC230 - local files, no waiting
             open(self.layout.boot_log, "ab") as printed,  # noqa: ASYNC230
         ):
             return await self.supervisor.run(
                 [str(script), *arguments],
-                env=self.layout.environment(self.spec),
+                env=self.layout.environment(self.spec) | faults,
                 cwd=self.layout.root,
                 streams=Streams(nothing.fileno(), printed.fileno(), printed.fileno()),
             )
@@ -59,7 +62,10 @@ class _Machine:
             if await self._ends_within(ssh_after_s):
                 return
             if "no_ssh" not in self.spec.boot_faults:
-                await server.start(reserved)
+                try:
+                    await server.start(reserved)
+                except OSError as error:
+                    log.error("emulated_sshd_failed", vm=self.spec.name, error=str(error))
             await self.supervisor.ended()
             log.info("emulated_machine_ended", vm=self.spec.name)
         finally:
@@ -109,6 +115,10 @@ class LocalMachines:
         """
         if self.is_running(spec.vm_id):
             raise RuntimeError(f"{spec.vm_id} is running already")
+        endpoint = (spec.address, spec.ssh_port)
+        if any((m.spec.address, m.spec.ssh_port) == endpoint for m in self._running()):
+            # two sockets that do not listen yet may share an address: the kernel would not say it
+            raise OSError(errno.EADDRINUSE, f"{spec.address}:{spec.ssh_port} is in use")
         if self._namespace is None:
             self._namespace = await asyncio.to_thread(namespaces_allowed)
         layout = Layout(self._root / spec.vm_id)
@@ -180,6 +190,9 @@ class LocalMachines:
         directory = self._root / vm_id
         if directory.parent == self._root:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    def _running(self) -> list[_Machine]:
+        return [m for vm_id, m in self._machines.items() if self.is_running(vm_id)]
 
     def is_running(self, vm_id: str) -> bool:
         """Whether any process of the VM may still run."""

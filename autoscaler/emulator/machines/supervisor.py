@@ -66,6 +66,9 @@ class Supervisor:
             return False
         if not data:
             return False
+        for descriptor in descriptors:
+            # they come inheritable: a background job would hold its command's output open
+            os.set_inheritable(descriptor, False)
         message = json.loads(data)
         if "run" in message:
             self._start(message, descriptors)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import asyncssh
 import pytest
+
 from autoscaler.emulator.machine import MachineSpec
 from autoscaler.emulator.machines.local import LocalMachines
 
@@ -95,4 +96,5 @@ async def log_in() -> AsyncIterator[LogIn]:
     yield connect
     for connection in connections:
         connection.abort()
+    for connection in connections:
         await connection.wait_closed()
