@@ -56,11 +56,15 @@ class FeedSettings:
 
 
 class SignalFeed:
-    """Owns a model's sources. One `read` at a time."""
+    """Owns a model's sources. One `read` at a time.
+
+    Attributes:
+        feeders: in the policy's order.
+    """
 
     def __init__(self, feeders: Sequence[Feeder], settings: FeedSettings) -> None:
-        self._feeders = tuple(feeders)
-        self._settings = settings
+        self.feeders = tuple(feeders)
+        self.settings = settings
         self._history: deque[Signals] = deque(maxlen=settings.keep)
         self._troubles: dict[str, str] = {}
 
@@ -81,26 +85,26 @@ class SignalFeed:
             starting: ids of endpoints that have been ready for less than two minutes.
         """
         target = Target(
-            model=self._settings.model,
+            model=self.settings.model,
             endpoints=tuple(endpoints),
-            window=self._settings.window,
+            window=self.settings.window,
             starting=tuple(starting),
-            ttft_target_s=self._settings.ttft_target_s,
-            itl_target_s=self._settings.itl_target_s,
+            ttft_target_s=self.settings.ttft_target_s,
+            itl_target_s=self.settings.itl_target_s,
         )
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._ask(f, target, now)) for f in self._feeders]
+            tasks = [group.create_task(self._ask(f, target, now)) for f in self.feeders]
         readings = [task.result() for task in tasks]
         answers = [
             Answer(reading, feeder.role, feeder.max_age)
-            for reading, feeder in zip(readings, self._feeders, strict=True)
+            for reading, feeder in zip(readings, self.feeders, strict=True)
         ]
         self._remember(merge(answers, now, self._history[-1] if self._history else None))
         return self.history
 
     async def close(self) -> None:
         """Close every source, whatever another one's closing does."""
-        for feeder in self._feeders:
+        for feeder in self.feeders:
             try:
                 await feeder.source.close()
             except Exception:
@@ -134,13 +138,13 @@ class SignalFeed:
         if reading.figures:
             self._troubles.pop(source, None)
             if was_down:
-                log.info("source_recovered", source=source, model=self._settings.model)
+                log.info("source_recovered", source=source, model=self.settings.model)
         elif reading.gaps and not was_down:
             self._troubles[source] = reading.gaps[0].reason
             log.warning(
                 "source_silent",
                 source=source,
-                model=self._settings.model,
+                model=self.settings.model,
                 reason=reading.gaps[0].reason,
             )
 
@@ -150,6 +154,6 @@ class SignalFeed:
             kept = [old for old in self._history if old.at < signals.at]
             self._history.clear()
             self._history.extend(kept)
-        while self._history and signals.at - self._history[0].at > self._settings.horizon:
+        while self._history and signals.at - self._history[0].at > self.settings.horizon:
             self._history.popleft()
         self._history.append(signals)

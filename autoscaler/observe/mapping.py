@@ -37,7 +37,7 @@ TEI_MAPPING = {
 
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _TERM = re.compile(rf"\s*(?P<name>{_NAME})\s*(?:\{{(?P<labels>[^{{}}]*)\}})?\s*")
-_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
+_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,\s*|$)')
 _FACTOR = re.compile(r"\*\s*(\d+(?:\.\d+)?(?:[eE]-?\d+)?)\s*$")
 
 

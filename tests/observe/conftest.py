@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import aiohttp
 import pytest
@@ -36,7 +37,10 @@ class Server:
         return web.Response(body=body, status=self.status, headers=self.headers)
 
 
-Serve = Callable[[str], Awaitable[Server]]
+class Serve(Protocol):
+    """Starts one more page server."""
+
+    async def __call__(self, text: str = "") -> Server: ...
 
 
 @pytest.fixture

@@ -55,7 +55,10 @@ class Running:
 async def start(control: Path) -> Running:
     gateway = Gateway(GatewaySettings(listen=(("127.0.0.1", 0),), control=control))
     task = asyncio.create_task(gateway.run())
-    await asyncio.wait_for(gateway.started.wait(), 5)
+    started = asyncio.create_task(gateway.started.wait())
+    await asyncio.wait({task, started}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+    if not gateway.started.is_set():
+        await task
     return Running(control, gateway, task)
 
 

@@ -1,0 +1,137 @@
+"""From policies to feeds: every kind of source, and what is refused."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from autoscaler.config import Config
+from autoscaler.errors import ConfigError
+from autoscaler.observe.assemble import build_feed
+from autoscaler.observe.merge import Role
+from autoscaler.policy import Policy
+
+URL = "http://127.0.0.1:9090"
+
+
+def policy(*sources: dict[str, object], engine: str = "vllm", **more: object) -> Policy:
+    signals: dict[str, object] = {"sources": list(sources)} if sources else {}
+    server = {"script": "s.sh"} if engine == "custom" else {}
+    return Policy.model_validate(
+        {"schema": 1, "model": "m", "engine": engine, "server": server, "signals": signals} | more
+    )
+
+
+def config(**more: object) -> Config:
+    cloud = {"url": "http://127.0.0.1:1", "owner": "abcd1234", "key_file": "/k"}
+    return Config.model_validate({"schema": 1, "cloud": cloud} | more)
+
+
+def two_haproxies() -> Config:
+    proxies = [{"name": name, "socket": f"/run/{name}.sock"} for name in ("east", "west")]
+    return config(balancer="haproxy", haproxy=proxies)
+
+
+def built(
+    session: aiohttp.ClientSession, of: Policy, by: Config | None = None
+) -> list[tuple[str, Role]]:
+    feed = build_feed(of, by or config(), session)
+    return [(feeder.source.name, feeder.role) for feeder in feed.feeders]
+
+
+async def test_the_default_is_the_gateway_and_the_engines(session: aiohttp.ClientSession) -> None:
+    expected = [("gateway", Role.FRONT), ("engine", Role.INSIDE)]
+
+    for engine in ("vllm", "sglang", "llama.cpp", "embedding"):
+        assert built(session, policy(engine=engine)) == expected
+
+
+async def test_an_engine_of_unknown_page_is_left_out_of_the_default(
+    session: aiohttp.ClientSession,
+) -> None:
+    assert built(session, policy(engine="custom")) == [("gateway", Role.FRONT)]
+
+
+async def test_with_haproxy_every_one_of_them_and_the_activator_are_fronts(
+    session: aiohttp.ClientSession,
+) -> None:
+    assert built(session, policy(), two_haproxies()) == [
+        ("haproxy-east", Role.FRONT),
+        ("haproxy-west", Role.FRONT),
+        ("gateway", Role.FRONT),
+        ("engine", Role.INSIDE),
+    ]
+
+
+async def test_every_kind_of_source_can_be_named(session: aiohttp.ClientSession) -> None:
+    named = policy(
+        {"kind": "prometheus", "url": URL, "queries": {"waiting": "w"}, "name": "queue"},
+        {"kind": "prometheus", "url": URL},
+        {"kind": "page", "mapping": {"waiting": "tgi_queue_size"}, "path": "/m"},
+        {"kind": "haproxy", "socket": "/run/h.sock", "backend": "b"},
+        {"kind": "gateway", "socket": "/run/g.sock", "max_age": "20s"},
+    )
+
+    assert built(session, named) == [
+        ("queue", Role.WHOLE),
+        ("prometheus", Role.WHOLE),
+        ("page", Role.INSIDE),
+        ("haproxy", Role.FRONT),
+        ("gateway", Role.FRONT),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"kind": "prometheus"}, "needs a url"),
+        ({"kind": "page"}, "needs a mapping"),
+        ({"kind": "page", "mapping": {"waiting": "rate(x)"}}, "not a sum of series"),
+        ({"kind": "haproxy"}, "needs a socket"),
+        ({"kind": "prometheus", "url": URL, "queries": {"w": "1"}}, r"queries\.w"),
+    ],
+)
+async def test_a_source_that_lacks_something_says_what(
+    session: aiohttp.ClientSession, source: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        built(session, policy(source))
+
+
+async def test_two_sources_of_one_name_are_refused(session: aiohttp.ClientSession) -> None:
+    with pytest.raises(ConfigError, match="two are called 'gateway'"):
+        built(session, policy({"kind": "gateway"}, {"kind": "gateway"}))
+
+
+async def test_no_engine_page_is_guessed_for_a_custom_engine_or_prometheus(
+    session: aiohttp.ClientSession,
+) -> None:
+    with pytest.raises(ConfigError, match='kind = "page"'):
+        built(session, policy({"kind": "engine"}, engine="custom"))
+    with pytest.raises(ConfigError, match="none given"):
+        built(session, policy({"kind": "prometheus", "url": URL}, engine="custom"))
+
+
+async def test_the_history_reaches_as_far_as_decisions_look_at_any_pace(
+    session: aiohttp.ClientSession,
+) -> None:
+    slow = build_feed(policy(), config(), session)
+    fast = build_feed(policy(), config(timings={"reconcile": "100ms"}), session)
+
+    assert slow.settings.keep == 2 * 3600 / 15 + 1
+    assert fast.settings.keep >= timedelta(minutes=30) / timedelta(milliseconds=100)
+    assert fast.settings.keep < 2 * 3600 * 10
+
+
+def test_no_module_of_this_package_opens_a_redirect_or_trusts_the_environment() -> None:
+    root = Path(__file__).parents[2] / "autoscaler" / "observe"
+    text = "".join(path.read_text() for path in root.glob("*.py"))
+
+    assert "trust_env=True" not in text
+    assert "allow_redirects=True" not in text
+    assert text.count("allow_redirects=False") == text.count("session.get(") + text.count(
+        "session.post("
+    )
