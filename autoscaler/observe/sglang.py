@@ -41,9 +41,16 @@ SGLANG = Dialect(
         d.QUEUE: names("sglang:queue_time_seconds"),
     },
     model_label="model_name",
-    rank_labels=frozenset({"tp_rank", "pp_rank"}),
+    rank_labels=frozenset({"tp_rank", "pp_rank", "moe_ep_rank"}),
     limits_running=True,
 )
 
-# Known edges, in seconds: the first of TTFT is 0.1, the others lie with the version.
-TTFT_FIRST_EDGE_S = 0.1
+# The edges of its histograms, in seconds: `validate` warns of a target between two of them.
+SGLANG_TTFT_EDGES_S = (
+    *(0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0),
+    *(200.0, 400.0),
+)
+SGLANG_ITL_EDGES_S = (
+    *(0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.06, 0.08, 0.1),
+    *(0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 6.0, 8.0),
+)

@@ -12,6 +12,7 @@ from autoscaler.config import Config
 from autoscaler.errors import ConfigError
 from autoscaler.observe.assemble import build_feed
 from autoscaler.observe.merge import Role
+from autoscaler.observe.targets import rounded_goals
 from autoscaler.policy import Policy
 
 URL = "http://127.0.0.1:9090"
@@ -124,6 +125,25 @@ async def test_the_history_reaches_as_far_as_decisions_look_at_any_pace(
     assert slow.settings.keep == 2 * 3600 / 15 + 1
     assert fast.settings.keep >= timedelta(minutes=30) / timedelta(milliseconds=100)
     assert fast.settings.keep < 2 * 3600 * 10
+
+
+@pytest.mark.parametrize(
+    ("engine", "slo", "said"),
+    [
+        ("vllm", "95% of first tokens within 1s, 95% of tokens within 50ms", []),
+        ("vllm", "95% of first tokens within 2s", ["slo.ttft: 2 s lies between", "taken at 1 s"]),
+        ("sglang", "95% of first tokens within 2s", []),
+        ("sglang", "95% of first tokens within 50ms", ["slo.ttft: 0.05 s lies below"]),
+        ("llama.cpp", "95% of first tokens within 3s", []),
+    ],
+)
+def test_a_goal_between_two_edges_of_the_engine_is_said(
+    engine: str, slo: str, said: list[str]
+) -> None:
+    notes = " ".join(rounded_goals(policy(engine=engine, slo=slo)))
+
+    assert all(part in notes for part in said)
+    assert bool(notes) == bool(said)
 
 
 def test_no_module_of_this_package_opens_a_redirect_or_trusts_the_environment() -> None:
