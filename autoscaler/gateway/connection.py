@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 import structlog
 from aiohttp import web
@@ -37,9 +38,10 @@ class ClientConnection(RequestHandler):
         head_since: monotonic time since when a request head is owed, or None while one is served or
             the connection is idle between two requests.
         closing_since: since when the connection is being closed, or None.
+        on_writable: called when the client takes bytes again after its buffer was full.
     """
 
-    __slots__ = ("closing_since", "head_since", "owner")
+    __slots__ = ("closing_since", "head_since", "on_writable", "owner")
 
     def __init__(self, owner: ClientServer) -> None:
         settings = owner.settings
@@ -56,6 +58,17 @@ class ClientConnection(RequestHandler):
         self.owner = owner
         self.head_since: float | None = None
         self.closing_since: float | None = None
+        self.on_writable: Callable[[], None] | None = None
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.on_writable is not None:
+            self.on_writable()
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

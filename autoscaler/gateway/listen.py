@@ -11,7 +11,7 @@ from pathlib import Path
 from autoscaler.errors import ConfigError
 
 _FIRST_FD = 3
-_BACKLOG = 2048
+BACKLOG = 2048  # a loop's default of 100 makes a burst of clients wait a second for a second SYN
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -58,7 +58,7 @@ def bind_tcp(host: str, port: int, *, reuse_port: bool) -> socket.socket:
         if reuse_port:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         opened.bind((host, port))
-        opened.listen(_BACKLOG)
+        opened.listen(BACKLOG)
     except OSError as exc:
         opened.close()
         raise ConfigError(
@@ -80,7 +80,7 @@ def bind_control(path: Path) -> socket.socket:
     umask = os.umask(0o117)  # before bind: there is no moment in which the file is open to others
     try:
         opened.bind(str(path))
-        opened.listen(_BACKLOG)
+        opened.listen(BACKLOG)
     except OSError as exc:
         opened.close()
         raise ConfigError(f"cannot listen on {path}: {exc.strerror or exc}") from exc

@@ -21,11 +21,12 @@ from autoscaler.gateway.connection import ClientServer
 from autoscaler.gateway.control import Control
 from autoscaler.gateway.forward import Forwarder
 from autoscaler.gateway.front import Front
-from autoscaler.gateway.listen import bind_control, bind_tcp, inherited, unlink_control
+from autoscaler.gateway.listen import BACKLOG, bind_control, bind_tcp, inherited, unlink_control
 from autoscaler.gateway.notify import Notifier
 from autoscaler.gateway.pools import Pools
 from autoscaler.gateway.settings import GatewaySettings
 from autoscaler.gateway.state_file import StateFile
+from autoscaler.gateway.upstream import Upstreams
 
 log = structlog.get_logger(__name__)
 
@@ -79,9 +80,9 @@ class Gateway:
         state_file.load()
         notifier = Notifier()
         async with contextlib.AsyncExitStack() as stack:
-            forwarder = Forwarder.open(self.settings)
-            stack.push_async_callback(forwarder.close)
-            front = Front(self.settings, pools, forwarder)
+            upstreams = Upstreams(loop, self.settings.node_keepalive_s)
+            stack.callback(upstreams.close)
+            front = Front(self.settings, pools, Forwarder(self.settings, upstreams))
             clients = ClientServer(
                 web.Server(front.handle, handler_cancellation=True), self.settings, loop
             )
@@ -94,14 +95,17 @@ class Gateway:
                 self.metrics_address = opened.getsockname()[:2]
                 await stack.enter_async_context(_served(control.metrics_app(), [opened]))
             listeners = [
-                await loop.create_server(clients, sock=opened) for opened in client_sockets
+                await loop.create_server(clients, sock=opened, backlog=BACKLOG)
+                for opened in client_sockets
             ]
             for listener in listeners:
                 stack.callback(listener.close)
             self.addresses = [opened.getsockname()[:2] for opened in client_sockets]
             self._announce(notifier)
             async with asyncio.TaskGroup() as tasks:
-                keeper = tasks.create_task(_housekeep(clients, pools, state_file, notifier))
+                keeper = tasks.create_task(
+                    _housekeep(clients, upstreams, pools, state_file, notifier)
+                )
                 await self._stopping.wait()
                 notifier.send("STOPPING=1")
                 for listener in listeners:
@@ -164,7 +168,11 @@ async def _served(app: web.Application, sockets: list[socket.socket]) -> AsyncIt
 
 
 async def _housekeep(
-    clients: ClientServer, pools: Pools, state_file: StateFile, notifier: Notifier
+    clients: ClientServer,
+    upstreams: Upstreams,
+    pools: Pools,
+    state_file: StateFile,
+    notifier: Notifier,
 ) -> None:
     """Once a second: sweep the connections, keep the rings and the file current, feed the watchdog."""
     loop = asyncio.get_running_loop()
@@ -172,6 +180,7 @@ async def _housekeep(
     while True:
         try:
             clients.sweep()
+            upstreams.sweep()
             for pool in pools.by_model.values():
                 pool.tick()
             if state_file.is_behind:

@@ -43,7 +43,7 @@ class TokenMeter:
             self._kept = (self._kept + chunk[:_KEPT])[:_KEPT]
             self._open = len(self._kept) < _KEPT
         # The word itself may be cut in two: only a tail with a quote in it can be its beginning.
-        tail = chunk[-6:]
+        tail = chunk[-6:] if len(chunk) >= 6 else (self._seam + chunk)[-6:]
         self._seam = tail if b'"' in tail else b""
         return begun
 
