@@ -140,6 +140,13 @@ class MkinfCloud:
             await self.client.delete_vm(machine_id)
         except NotFound:
             log.debug("machine_unknown", machine=machine_id)
+        except EndpointMissing:
+            raise
+        except Rejected:
+            # Refused because a delete is under way, perhaps ours whose answer was lost: look.
+            machine = await self.machine(machine_id)
+            if machine is not None and machine.power is not PowerState.DELETING:
+                raise
 
     async def stop(self, machine_id: MachineId) -> None:
         try:
