@@ -15,8 +15,11 @@ _ESCAPES = re.compile(
     r"|\x1b[@-Z\\-_]?",
     re.DOTALL,
 )
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-_TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{8,}|(?i:\b(bearer|authorization:)\s+)\S+")
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    r"\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{8,}|(?i:\b(bearer)\s+)\S+")
 MASK = "****"
 
 
