@@ -45,7 +45,7 @@ def read_generation(
     """
     text, messages = _chat_text(body) if chat else (_prompt_text(body), 0)
     prompt = _header(headers, PROMPT_HEADER, count_tokens(text) + messages * TOKENS_PER_MESSAGE)
-    wanted = body.get("max_completion_tokens") or body.get("max_tokens")
+    wanted = body.get("max_completion_tokens", body.get("max_tokens"))
     if wanted is not None and (not isinstance(wanted, int) or wanted < 1):
         raise BadRequest(f"max_tokens must be at least 1, got {wanted}.")
     if body.get("n") not in (None, 1):
