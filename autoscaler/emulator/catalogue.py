@@ -191,7 +191,8 @@ def _build_type(name: str, row: _Type, gpus: Mapping[str, Gpu], source: str) -> 
         if row.gpus < 1:
             raise CatalogueInvalid(f"{where}.gpus: must be at least 1")
         gpu = gpus[row.gpu]
-        price = row.usd_per_hour or gpu.usd_per_hour * row.gpus
+        own = row.usd_per_hour
+        price = gpu.usd_per_hour * row.gpus if own is None else own
     return MachineType(
         name=name,
         gpu=gpu,

@@ -11,9 +11,10 @@ from autoscaler.emulator.credentials import Credentials
 from autoscaler.emulator.faults import Faults, Subject
 from autoscaler.emulator.http import not_found
 from autoscaler.emulator.ledger import Ledger
-from autoscaler.emulator.lifecycle import Lifecycle, Workshop
+from autoscaler.emulator.lifecycle import Lifecycle
 from autoscaler.emulator.model import Vm
 from autoscaler.emulator.shapes import Json, Shapes
+from autoscaler.emulator.workshop import Workshop
 
 
 @dataclass(frozen=True, slots=True)

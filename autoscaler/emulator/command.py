@@ -34,6 +34,7 @@ from autoscaler.emulator.switches import Switches, parse_switch
 
 TEMPORARY_PREFIX = "mkinf-emulator-"
 LOCK_NAME = "held"
+ENGINES = ("emulated", "llama.cpp")
 
 
 def emulator(
@@ -62,6 +63,12 @@ def emulator(
     address_block: Annotated[
         str, typer.Option(help="where machines get addresses: a block in 127.0.0.0/8, or auto")
     ] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="what llama.cpp's image runs: emulated, or the real llama.cpp")
+    ] = "emulated",
+    engine_argument: Annotated[
+        list[str] | None, typer.Option(help="appended to every emulated engine's command line")
+    ] = None,
     ssh_port: Annotated[int, typer.Option(help="where machines answer SSH", min=1)] = 2222,
     fault: Annotated[
         list[str] | None,
@@ -73,6 +80,8 @@ def emulator(
 ) -> None:
     """Run a local mkinf cloud whose machines are real processes. Ctrl-C leaves nothing behind."""
     try:
+        if engine not in ENGINES:
+            raise ValueError(f"--engine is {engine!r}: must be {' or '.join(ENGINES)}")
         host, port = parse_listen(listen)
         check_loopback(host)
         settings = Settings(
@@ -94,7 +103,12 @@ def emulator(
                 access_key=_secret(places.key_file),
                 password=_secret(password_file) if password_file else None,
             )
-            asyncio.run(_serve(settings, places, host, port))
+            machines = LocalMachines(
+                places.state_dir,
+                real_llama_cpp=engine == "llama.cpp",
+                engine_arguments=engine_argument or (),
+            )
+            asyncio.run(_serve(settings, machines, places, host, port))
     except (CatalogueInvalid, FaultInvalid, ListenFailed, ValueError, OSError) as exc:
         typer.echo(f"autoscaler emulator: {exc}", err=True)
         raise typer.Exit(2) from exc
@@ -164,12 +178,14 @@ def _secret(path: Path) -> str:
     return secret
 
 
-async def _serve(settings: Settings, places: _Places, host: str, port: int) -> None:
+async def _serve(
+    settings: Settings, machines: LocalMachines, places: _Places, host: str, port: int
+) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stopping.set)
-    cloud = Emulator(settings, LocalMachines(places.state_dir))
+    cloud = Emulator(settings, machines)
     async with cloud, serving(cloud, host, port) as base:
         _announce(settings, places, base)
         await stopping.wait()

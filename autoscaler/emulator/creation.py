@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 
 from autoscaler.emulator.catalogue import MachineType
 from autoscaler.emulator.faults import Subject
-from autoscaler.emulator.lifecycle import Lifecycle, Workshop
+from autoscaler.emulator.lifecycle import Lifecycle
 from autoscaler.emulator.model import Operation, OperationState, Vm, VmState
+from autoscaler.emulator.workshop import Workshop
 
 
 @dataclass(frozen=True, slots=True)

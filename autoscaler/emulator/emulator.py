@@ -21,12 +21,22 @@ from autoscaler.emulator.credentials import Credentials
 from autoscaler.emulator.faults import Fault, Faults
 from autoscaler.emulator.gate import Gate
 from autoscaler.emulator.hands import Hands
-from autoscaler.emulator.http import Answer, Call, Refused, Request, Route, Router, unknown_route
+from autoscaler.emulator.http import (
+    Answer,
+    Call,
+    Refused,
+    Request,
+    Route,
+    Router,
+    forbidden,
+    unknown_route,
+)
 from autoscaler.emulator.ledger import Ledger
-from autoscaler.emulator.lifecycle import Lifecycle, Workshop
+from autoscaler.emulator.lifecycle import Lifecycle
 from autoscaler.emulator.machine import MachineBackend
 from autoscaler.emulator.routes import admin, auth, catalogue, disks, operations, usage, vms, vpc
 from autoscaler.emulator.settings import Settings
+from autoscaler.emulator.workshop import Workshop
 
 
 class Emulator:
@@ -41,7 +51,7 @@ class Emulator:
         self._woken = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
         self.cloud = self._build(clock or ScaledClock(settings.time_factor))
-        self._api = Router(self._api_routes())
+        self._api = Router(self.api_routes())
         self._admin = Router(admin.routes(self.cloud, self.add_fault))
         self._gate = Gate(self.cloud, self._api)
         for fault in settings.faults:
@@ -70,7 +80,8 @@ class Emulator:
             stale_lists={},
         )
 
-    def _api_routes(self) -> list[Route]:
+    def api_routes(self) -> list[Route]:
+        """Every route of the mkinf API."""
         cloud, settings = self.cloud, self.settings
         return [
             *auth.routes(cloud, settings),
@@ -159,6 +170,8 @@ class Emulator:
         self.settle()
         if not request.path.startswith(admin.PREFIX):
             return await self._gate.pass_through(request)
+        if not admin.is_from_here(request):
+            return forbidden("not for web pages").answer
         found = self._admin.find(request.method, request.path)
         if found is None:
             return unknown_route().answer

@@ -44,9 +44,13 @@ class Hands:
     def power_off(self, vm_id: str, timeout_s: float, then: Callable[[None], None]) -> None:
         self._do(vm_id, "power_off", lambda: self.machines.power_off(vm_id, timeout_s), then)
 
-    def kill(self, vm_id: str, *, in_turn: bool = False) -> None:
-        """Kill at once, without waiting for a command under way unless `in_turn`."""
-        self._do(vm_id, "kill", lambda: self.machines.kill(vm_id), _nothing, in_turn=in_turn)
+    def kill(self, vm_id: str) -> None:
+        """Kill at once, and again after a command under way, which might have been a boot."""
+        self._do(vm_id, "kill", lambda: self.machines.kill(vm_id), _nothing, in_turn=False)
+        self.kill_in_turn(vm_id)
+
+    def kill_in_turn(self, vm_id: str) -> None:
+        self._do(vm_id, "kill", lambda: self.machines.kill(vm_id), _nothing)
 
     def destroy(self, vm_id: str, then: Callable[[None], None]) -> None:
         self._do(vm_id, "destroy", lambda: self.machines.destroy(vm_id), then)

@@ -62,6 +62,18 @@ def read_json(request: Request) -> object:
     return parsed
 
 
+def whole_number(request: Request, key: str, default: int) -> int:
+    """A number of the query.
+
+    Raises:
+        Refused: 400, not a whole number.
+    """
+    text = request.query.get(key, str(default))
+    if not (text.isascii() and text.isdecimal()):
+        raise bad_request(f"{key}: must be a whole number")
+    return int(text)
+
+
 # -- refusals: in the provider's form where it is the provider's, in mkinf's where it is mkinf's
 
 

@@ -56,13 +56,16 @@ class AirMachines:
     fails_to_boot: bool = False
     closed: bool = False
     off: asyncio.Event = field(default_factory=asyncio.Event)
+    on: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.off.set()  # a shutdown script ends at once, unless a test holds it
+        self.on.set()  # a boot, likewise
 
     async def boot(self, spec: MachineSpec, ssh_after_s: float) -> str:
         if self.fails_to_boot:
             raise OSError("no more processes")
+        await self.on.wait()
         self.booted.append((spec, ssh_after_s))
         self.running.add(spec.vm_id)
         return f"ssh-ed25519 host-key-of-{spec.name}"

@@ -506,3 +506,11 @@ async def test_no_answer_of_the_emulator_holds_a_secret(cloud: Rig) -> None:
 
 async def test_an_unknown_admin_route_is_not_implemented(cloud: Rig) -> None:
     assert (await cloud.call("GET", "/_emulator/nothing")).status == 501
+
+
+@pytest.mark.parametrize("header", [{"Origin": "https://evil.example"}, {"Host": "evil.example:1"}])
+async def test_a_web_page_cannot_use_the_emulators_own_api(
+    cloud: Rig, header: dict[str, str]
+) -> None:
+    async with cloud.client.get(f"{cloud.base}/_emulator/snapshot", headers=header) as answer:
+        assert answer.status == 403

@@ -273,6 +273,21 @@ async def test_reset_keeps_the_address_and_boots_again(cloud: Rig) -> None:
     assert cloud.machines.told == ["kill"]
 
 
+async def test_a_machine_killed_while_it_boots_does_not_run_on(cloud: Rig) -> None:
+    begun = await cloud.create()
+    cloud.machines.on.clear()
+    cloud.clock.move(30)
+    vm_id = begun.body["operation"]["metadata"]["id"]
+    assert (await cloud.vm(vm_id))["state"] == "STATE_RUNNING"
+
+    await cloud.call("POST", "/_emulator/vms/as1-llama-7f3a9c/kill")
+    cloud.machines.on.set()
+    await cloud.emulator.settled()
+
+    assert len(cloud.machines.booted) == 1
+    assert not cloud.machines.running
+
+
 @pytest.mark.parametrize("action", ["START", "EXPLODE"])
 async def test_an_action_that_does_not_fit_is_a_bad_request(cloud: Rig, action: str) -> None:
     vm_id = await cloud.running()
