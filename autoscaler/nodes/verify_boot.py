@@ -99,10 +99,10 @@ def parse_boot(text: str) -> BootReport:
 
 
 def _lengths(begun: list[tuple[int, str]], now: int) -> tuple[StageTime, ...]:
-    ends = [at for at, _ in begun[1:]] + [now]
+    ends = (*(at for at, _ in begun[1:]), now)
     return tuple(
         StageTime(name, max(0.0, (end - at) / 1e9))
-        for (at, name), end in zip(begun, ends, strict=True)
+        for (at, name), end in zip(begun, ends, strict=False)  # nothing begun, nothing ended
         if name != FINISHED
     )
 
