@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import random
 import shutil
 import socket
@@ -288,6 +289,7 @@ def main(scale_ins: int = SCALE_INS) -> int:
     if binary is None:
         print("haproxy is missing: apt-get install haproxy", file=sys.stderr)
         return 1
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # a client that left is counted
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
     print(
         f"{scale_ins} scale-ins through HAProxy: {len(MODELS)} models, {LIVES_AT_ONCE} servers each at"

@@ -31,6 +31,7 @@ from autoscaler.balance.haproxy_socket import (
     count_old_processes,
     find_row,
     server_name,
+    sessions_on,
     show_info,
     show_servers_state,
     show_stat,
@@ -245,9 +246,7 @@ class HaproxyBalancer:
                 " and wait for zero"
             )
         await self._ask(f"set server {backend.name}/{server} state maint")
-        if force:
-            await self._ask(f"shutdown sessions server {backend.name}/{server}")
-        said = await self._delete_when_idle(backend.name, server)
+        said = await self._delete_when_idle(backend.name, server, force=force)
         after = await self._read(model)
         if after.state(server) is not None:
             raise self._not_done(after.name, server, "removed", repr(said))
@@ -387,16 +386,26 @@ class HaproxyBalancer:
         await self._ask(f"set maxconn server {name} {max_connections or 0}")
         await self._ask(f"set server {name} state ready")
 
-    async def _delete_when_idle(self, backend: str, server: str) -> str:
-        """Ask until HAProxy lets go: it keeps a server while a pooled connection to it is open."""
+    async def _delete_when_idle(self, backend: str, server: str, *, force: bool) -> str:
+        """Ask until HAProxy lets go: it keeps a server while a connection to it is open, even a pooled one."""
         said = ""
         deadline = asyncio.get_running_loop().time() + self._settings.removal_time.total_seconds()
         while asyncio.get_running_loop().time() < deadline:
+            if force:
+                await self._cut_sessions(backend, server)
             said = await self._ask(f"del server {backend}/{server}")
             if said.startswith(("Server deleted", "No such server")):
                 return said
             await asyncio.sleep(_STEP.total_seconds())
         return said
+
+    async def _cut_sessions(self, backend: str, server: str) -> None:
+        settings = self._settings
+        await self._ask(f"shutdown sessions server {backend}/{server}")
+        for session in await sessions_on(
+            settings.socket_path, backend, server, settings.answer_time
+        ):
+            await self._ask(f"shutdown session {session}")
 
     async def _assert_activator(self, backend: _Backend) -> None:
         """See that both backups are there and, after a death amid the cure, take requests again."""

@@ -24,6 +24,7 @@ _CROWDED_PAUSE_S = 0.01
 
 _SERVER_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,127}")
 _BACKEND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_SESSION_ID = re.compile(r"0x[0-9a-f]{1,16}")
 _OLD_WORKERS = "# old workers"
 
 
@@ -265,6 +266,20 @@ async def show_info(path: Path, timeout: timedelta = ANSWER_TIME) -> ProcessInfo
         return ProcessInfo(int(facts["Pid"]), int(facts["Uptime_sec"]), facts["Version"])
     except (KeyError, ValueError) as exc:
         raise BalancerUnavailable(_unreadable(path, "show info", answer)) from exc
+
+
+async def sessions_on(
+    path: Path, backend: str, server: str, timeout: timedelta = ANSWER_TIME
+) -> list[str]:
+    """The ids of the sessions that a server has, for `shutdown session ID`.
+
+    `shutdown sessions server` alone misses those that waited when the server came up: HAProxy hands them over
+    without entering them into the server's list (they do not count against its `maxconn` either).
+    """
+    answer = await ask(path, "show sess", timeout)
+    placed = f" be={backend_name(backend)} srv={server_name(server)} "
+    ids = (line.partition(":")[0] for line in answer.splitlines() if placed in line)
+    return [session for session in ids if _SESSION_ID.fullmatch(session)]
 
 
 async def count_old_processes(master_path: Path, timeout: timedelta = ANSWER_TIME) -> int:

@@ -283,8 +283,13 @@ class GatewayProcess:
         )
         self._gateway = Gateway(settings)
         self._task = asyncio.create_task(self._gateway.run())
-        async with asyncio.timeout(DEADLINE_S):
-            await self._gateway.started.wait()
+        started = asyncio.create_task(self._gateway.started.wait())
+        await asyncio.wait(
+            (self._task, started), timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        started.cancel()
+        if self._task.done():
+            self._task.result()  # says why it did not start
         self._port = self._gateway.addresses[0][1]
 
     async def ask(self, model: str) -> Answer:

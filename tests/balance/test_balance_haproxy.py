@@ -226,6 +226,24 @@ async def test_the_queue_of_a_last_node_that_died_is_freed_by_the_next_pass(
     assert all(answer.result().is_whole for answer in answers)
 
 
+async def test_a_removal_by_force_cuts_also_what_waited_when_the_server_came_up(
+    haproxy: Balancing, new_server: NewServer
+) -> None:
+    full, coming = await new_server(), await new_server()
+    await haproxy.serve(endpoint_of(full, "full", capacity=1))
+    endpoint = endpoint_of(coming, "coming", capacity=5)
+    async with asyncio.TaskGroup() as tasks:
+        answers = [tasks.create_task(haproxy.clients.ask(is_long=True)) for _ in range(4)]
+        await haproxy.report_when(lambda report: report.waiting == 3)
+        await haproxy.balancer.register(MODEL, endpoint)
+        await haproxy.until(lambda: coming.in_flight == 3)
+
+        await haproxy.balancer.remove(MODEL, endpoint.id, force=True)
+
+        full.may_end.set()
+    assert sorted(answer.result().is_whole for answer in answers) == [False, False, False, True]
+
+
 async def test_freeing_a_queue_leaves_no_request_without_a_server(haproxy: Balancing) -> None:
     haproxy.activator.may_end.set()
     is_over = asyncio.Event()
