@@ -179,6 +179,7 @@ def _page_settings(settings: SourceSettings, policy: Policy, config: Config) -> 
         interval_s=config.timings.reconcile.total_seconds(),
         window_s=policy.signals.window.total_seconds(),
         latency=_latency(policy),
+        max_age_s=(settings.max_age or config.timings.signal_max_age).total_seconds(),
         max_running=policy.server.max_num_seqs if is_bounded else None,
     )
 

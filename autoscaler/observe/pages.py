@@ -39,6 +39,7 @@ class PageSettings:
         timeout_s: for one page.
         interval_s: how often `read` is called; three of them are the longest silence that is bridged.
         window_s: the length over which rates are taken.
+        max_age_s: a sample that the page itself dates further back is not read.
         max_running: an engine that says it runs more than 1.1 × this at once is not believed; None believes all.
     """
 
@@ -47,6 +48,7 @@ class PageSettings:
     interval_s: float = 15.0
     window_s: float = 60.0
     latency: LatencySettings = field(default_factory=LatencySettings)
+    max_age_s: float = 60.0
     max_running: int | None = None
 
 
@@ -144,13 +146,17 @@ class PageSource:
             if isinstance(answer, str):
                 reasons.append(answer)
                 continue
-            scrape = read_samples(self._dialect, answer.samples, self._served_name)
+            oldest_s = now.timestamp() - self._settings.max_age_s
+            fresh = [s for s in answer.samples if s.at is None or s.at >= oldest_s]
+            scrape = read_samples(self._dialect, fresh, self._served_name)
             if scrape.other_models:
                 others = ", ".join(name[:40] for name in scrape.other_models[:3])
                 reasons.append(f"{endpoint.id} serves {others}, not {self._served_name}")
                 continue
             if not scrape.counters and not scrape.gauges:
-                reasons.append(f"{endpoint.id}: a page without {self._dialect.name}'s series")
+                reasons.append(
+                    f"{endpoint.id}: a page without fresh series of {self._dialect.name}"
+                )
                 continue
             is_starting = endpoint.id in target.starting
             replicas.append(_Replica(endpoint, scrape, is_starting))

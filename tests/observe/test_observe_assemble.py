@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
 import aiohttp
 import pytest
 
 from autoscaler.config import Config
+from autoscaler.domain.signals import FigureName
 from autoscaler.errors import ConfigError
 from autoscaler.observe.assemble import build_feed
+from autoscaler.observe.mapping import KEYS
 from autoscaler.observe.merge import Role
+from autoscaler.observe.prometheus import AGE, SOURCES
 from autoscaler.observe.targets import rounded_goals
-from autoscaler.policy import Policy
+from autoscaler.policy import Policy, Source
 
+DOCS = Path(__file__).parents[2] / "docs" / "signals.md"
 URL = "http://127.0.0.1:9090"
 
 
@@ -144,6 +151,23 @@ def test_a_goal_between_two_edges_of_the_engine_is_said(
 
     assert all(part in notes for part in said)
     assert bool(notes) == bool(said)
+
+
+async def test_every_example_of_the_docs_builds_a_feed(session: aiohttp.ClientSession) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+
+    for example in examples:
+        table = tomllib.loads(example) | {"schema": 1, "model": "m", "engine": "vllm"}
+        build_feed(Policy.model_validate(table), config(), session)
+    assert len(examples) == 4
+
+
+def test_the_docs_name_every_figure_key_and_kind_of_source() -> None:
+    text = DOCS.read_text()
+    kinds = get_args(Source.model_fields["kind"].annotation)
+
+    for word in (*FigureName, *KEYS, *kinds, SOURCES, AGE):
+        assert f"`{word}`" in text, word
 
 
 def test_no_module_of_this_package_opens_a_redirect_or_trusts_the_environment() -> None:

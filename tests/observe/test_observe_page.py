@@ -54,6 +54,8 @@ def test_only_the_exact_names_asked_for_are_read() -> None:
         'up{="x"} 1',
         "up{{}} 1",
         "up 0x10",
+        "up 1_0",
+        "up 1 soon",
         "up \x00",
         'up{a="' + "x" * 5000 + '"} 1',
     ],
@@ -121,6 +123,27 @@ def test_whatever_a_vllm_page_says_only_finite_counts_come_out(
 
     for value in (*scrape.counters.values(), *scrape.gauges.values()):
         assert 0 <= value < math.inf
+
+
+@given(st.text(max_size=60))
+def test_a_date_of_any_kind_gives_an_age_or_none(date: str) -> None:
+    age = pages._uptime_s(1.0, date)
+
+    assert age is None or age > -2
+
+
+def test_the_same_series_is_read_anew_each_time() -> None:
+    wanted = Wanted(("up",))
+
+    first = parse_page(b'up{a="}"} 1\nup{a="b"} 2\n', wanted)
+    second = parse_page(b'up{a="}"} 3\nup{a="c"} 4 1000\n', wanted)
+
+    assert [(s.labels["a"], s.value, s.at) for s in (*first, *second)] == [
+        ("}", 1, None),
+        ("b", 2, None),
+        ("}", 3, None),
+        ("c", 4, 1.0),
+    ]
 
 
 async def test_a_page_larger_than_the_cap_is_cut_off(

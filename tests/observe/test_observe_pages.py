@@ -210,6 +210,22 @@ async def test_one_dead_replica_of_ten_is_scaled_and_marked_and_three_are_missin
     assert "500" in reason(seven, F.RUNNING)
 
 
+async def test_samples_that_the_page_itself_dates_back_are_not_read(
+    serve: Serve, session: aiohttp.ClientSession, target: AsTarget, noon: datetime
+) -> None:
+    now_ms = int(noon.timestamp() * 1000)
+    labels = 'model_name="m"'
+    server = await serve(
+        f"vllm:num_requests_running{{{labels}}} 4 {now_ms - 5_000}\n"
+        f"vllm:num_requests_waiting{{{labels}}} 9 {now_ms - 300_000}\n"
+    )
+
+    reading = await source(session).read(target(server.url), noon)
+
+    assert figures(reading) == {F.RUNNING: 4}
+    assert reason(reading, F.WAITING) == "no such series on the page"
+
+
 async def test_no_node_is_neither_a_zero_nor_an_error(
     session: aiohttp.ClientSession, target: AsTarget, noon: datetime
 ) -> None:
