@@ -103,14 +103,16 @@ class Emulator:
 
     async def close(self) -> None:
         """Kill every machine and stop. Nothing is left."""
-        if self._main is not None:
-            self._main.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._main
+        try:
+            if self._main is not None:
+                self._main.cancel()
+                with suppress(asyncio.CancelledError):
+                    await self._main
+        finally:
             self._main = None
-        ids = list(self.cloud.books.vms)
-        await asyncio.gather(*(self._machines.destroy(vm_id) for vm_id in ids))
-        await self._machines.close()
+            ids = list(self.cloud.books.vms)
+            await asyncio.gather(*(self._machines.destroy(vm_id) for vm_id in ids))
+            await self._machines.close()
 
     async def __aenter__(self) -> Self:
         await self.start()

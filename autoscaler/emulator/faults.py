@@ -89,6 +89,9 @@ KINDS: Mapping[str, FaultKind] = {
     ),
     "no_address": FaultKind(Stage.BOOT, "RUNNING, and never a public address"),
     "address_reused": FaultKind(Stage.BOOT, "it gets the address that was freed last"),
+    "slow_boot": FaultKind(
+        Stage.BOOT, "SSH answers `factor` times as late as it would", {"factor": 10}
+    ),
     "no_ssh": FaultKind(Stage.BOOT, "nothing ever listens for SSH"),
     "host_key_changed": FaultKind(
         Stage.BOOT, "another host key than at the boot before, or than the one told"

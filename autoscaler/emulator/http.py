@@ -112,7 +112,13 @@ def unknown_route() -> Refused:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that found its route: `params` are the parts of the path, `now` told as seen."""
+    """A request that found its route.
+
+    Attributes:
+        params: the named parts of the path.
+        caller: who calls, as the ledger may say it.
+        project_id: the project that this call may touch; "" where that is any.
+    """
 
     request: Request
     params: Mapping[str, str]

@@ -60,6 +60,9 @@ class Lifecycle:
         vm.boot_faults = frozenset(struck)
         timings = shop.settings.timings
         ssh_s = shop.chance.between(timings.ssh_after_running, "ssh", vm.name, str(vm.boots))
+        slow = shop.faults.take("slow_boot", vm.subject)
+        if slow is not None:
+            ssh_s *= slow.option("factor")
 
         life = vm.life
 

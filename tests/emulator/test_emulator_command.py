@@ -107,13 +107,17 @@ def command_lines() -> list[str]:
     return lines
 
 
-def test_what_a_killed_emulator_left_is_swept_by_the_next_one(
+def test_a_killed_emulator_leaves_no_process_and_its_files_are_swept_by_the_next(
     launch: Callable[..., tuple[subprocess.Popen[str], Any]], tmp_path: Path
 ) -> None:
-    first, _ = launch()
+    nap = f"sleep 301.{os.getpid()}"
+    first, facts = launch("--time-factor", "600")
     living, _ = launch()
+    call(facts, "POST", "/vms", order(startup_script=f"#!/bin/bash\n{nap}\n"))
+    wait_until(lambda: nap in command_lines())
     first.kill()
     first.communicate(timeout=SECONDS)
+    wait_until(lambda: nap not in command_lines())
     left = set((tmp_path / "tmp").iterdir())
 
     launch()

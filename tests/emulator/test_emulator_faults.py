@@ -406,6 +406,15 @@ async def test_a_boot_fault_reaches_the_machine_once(cloud: Rig, kind: str) -> N
     assert struck == {"well": frozenset(), "sick": {kind}, "after": frozenset()}
 
 
+async def test_a_boot_may_be_slow(cloud: Rig) -> None:
+    await cloud.fault("slow_boot:factor=10")
+
+    await cloud.running()
+
+    ((_, ssh_after_s),) = cloud.machines.booted
+    assert 200 <= ssh_after_s <= 600
+
+
 async def test_a_vm_may_run_and_never_have_an_address(cloud: Rig) -> None:
     await cloud.fault("no_address")
 
