@@ -14,36 +14,32 @@ any server for the instant in between (594 of 23,525 requests failed over 1,626 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import structlog
 
+from autoscaler.balance.haproxy_backend import Backend, address_of, in_flight, server_state
 from autoscaler.balance.haproxy_socket import (
     ServerRow,
-    StatRow,
     ask,
     backend_name,
     count_old_processes,
-    find_row,
     server_name,
     sessions_on,
     show_info,
     show_servers_state,
     show_stat,
 )
-from autoscaler.balance.protocol import Pool, PoolReport, ServerReport, ServerState
+from autoscaler.balance.protocol import Pool, PoolReport, ServerReport
 from autoscaler.domain.ids import ModelName, slug
 from autoscaler.domain.node import Endpoint
 from autoscaler.errors import BalancerUnavailable
 
 log = structlog.get_logger(__name__)
 
-_CHECK_PASSED = frozenset({"L4OK", "L6OK", "L7OK", "L7OKC"})
 _STEP = timedelta(milliseconds=50)  # between two looks while HAProxy lets go of a server
 _START_SLACK_S = 3  # uptime is in whole seconds, and reading it takes time
 
@@ -88,34 +84,6 @@ class HaproxySettings:
     def backend(self, model: ModelName) -> str:
         """The backend of a model: as mapped, else the slug of its name."""
         return self.backends.get(model) or backend_name(slug(model))
-
-
-@dataclass(frozen=True, slots=True)
-class _Backend:
-    """One backend as both tables show it at one moment."""
-
-    name: str
-    stats: tuple[StatRow, ...]
-    states: tuple[ServerRow, ...]
-
-    def stat(self, server: str) -> StatRow | None:
-        return find_row(self.stats, server)
-
-    def state(self, server: str) -> ServerRow | None:
-        return next((row for row in self.states if row.server == server), None)
-
-    @property
-    def queued(self) -> int:
-        return sum(row.qcur for row in self.stats if row.is_backend)
-
-    @property
-    def is_served(self) -> bool:
-        """Whether any server but the backups takes requests."""
-        backups = {row.server for row in self.stats if row.is_backup}
-        return any(
-            row.takes_requests and row.op_state != 0 and row.server not in backups
-            for row in self.states
-        )
 
 
 class HaproxyBalancer:
@@ -189,23 +157,20 @@ class HaproxyBalancer:
         """Add the endpoint, or bring it back from draining; nothing is written when HAProxy has it already."""
         backend = await self._read(model)
         server = self._server(endpoint.id)
-        address = _address(endpoint.url)
+        address = address_of(endpoint.url)
+        limit = self._max_connections(model, endpoint)
         state = backend.state(server)
         if state is not None and (state.address, state.port) != address:
             await self.drain(model, endpoint.id)
             await self.remove(model, endpoint.id)
             state = None
         if state is None:
-            await self._add(
-                backend.name, server, address, endpoint, self._max_connections(model, endpoint)
-            )
-        elif not self._differences(
-            backend, server, endpoint, self._max_connections(model, endpoint)
-        ):
+            await self._add(backend.name, server, address, endpoint.weight, limit)
+        elif not self._differences(backend, server, endpoint.weight, limit):
             return
-        await self._bring_up(backend.name, server, endpoint, self._max_connections(model, endpoint))
+        await self._bring_up(backend.name, server, endpoint.weight, limit)
         after = await self._read(model)
-        wrong = self._differences(after, server, endpoint, self._max_connections(model, endpoint))
+        wrong = self._differences(after, server, endpoint.weight, limit)
         if wrong:
             raise self._not_done(after.name, server, "registered", wrong)
         log.info("server_registered", balancer=self._name, backend=backend.name, server=server)
@@ -239,7 +204,7 @@ class HaproxyBalancer:
         backend = await self._find(model)
         if backend is None or backend.state(server) is None:
             return
-        busy = _in_flight(backend.stat(server))
+        busy = in_flight(backend.stat(server))
         if busy and not force:
             raise BalancerUnavailable(
                 f"{self._name}: {backend.name}/{server} has {busy} requests in flight: drain it"
@@ -280,15 +245,15 @@ class HaproxyBalancer:
     async def _ask(self, command: str) -> str:
         return await ask(self._settings.socket_path, command, self._settings.answer_time)
 
-    async def _find(self, model: ModelName) -> _Backend | None:
+    async def _find(self, model: ModelName) -> Backend | None:
         settings, name = self._settings, self._backend(model)
         states = await show_servers_state(settings.socket_path, name, settings.answer_time)
         if states is None:
             return None
         stats = await show_stat(settings.socket_path, name, settings.answer_time)
-        return _Backend(name, tuple(stats), tuple(states))
+        return Backend(name, tuple(stats), tuple(states))
 
-    async def _read(self, model: ModelName) -> _Backend:
+    async def _read(self, model: ModelName) -> Backend:
         backend = await self._find(model)
         if backend is None:
             raise BalancerUnavailable(
@@ -317,25 +282,23 @@ class HaproxyBalancer:
         path = self._settings.master_socket_path
         return 0 if path is None else await count_old_processes(path, self._settings.answer_time)
 
-    def _server_report(self, backend: _Backend, state: ServerRow) -> ServerReport:
+    def _server_report(self, backend: Backend, state: ServerRow) -> ServerReport:
         stat = backend.stat(state.server)
         host = f"[{state.address}]" if ":" in state.address else state.address
         return ServerReport(
             endpoint_id=state.server.removeprefix(self._settings.server_prefix),
             url=f"http://{host}:{state.port}",
-            state=_server_state(state, stat),
+            state=server_state(state, stat),
             in_flight=stat.scur if stat is not None else 0,
             queued=stat.qcur if stat is not None else 0,
             weight=state.weight,
         )
 
-    def _at_activator(self, backend: _Backend) -> int:
+    def _at_activator(self, backend: Backend) -> int:
         names = (self._settings.activator, self._settings.activator_spare)
-        return sum(_in_flight(backend.stat(name)) for name in names)
+        return sum(in_flight(backend.stat(name)) for name in names)
 
-    def _differences(
-        self, backend: _Backend, server: str, endpoint: Endpoint, max_connections: int | None
-    ) -> str:
+    def _differences(self, backend: Backend, server: str, weight: int, limit: int | None) -> str:
         """Say what is not as `register` wants it; empty when all is."""
         state, stat = backend.state(server), backend.stat(server)
         if state is None or stat is None:
@@ -345,10 +308,10 @@ class HaproxyBalancer:
             wrong.append(f"administrative state {state.admin_state} instead of 0")
         if not state.is_checked:
             wrong.append("its health checks are off")
-        if state.weight != endpoint.weight:
-            wrong.append(f"weight {state.weight} instead of {endpoint.weight}")
-        if stat.slim != max_connections:
-            wrong.append(f"maxconn {stat.slim} instead of {max_connections}")
+        if state.weight != weight:
+            wrong.append(f"weight {state.weight} instead of {weight}")
+        if stat.slim != limit:
+            wrong.append(f"maxconn {stat.slim} instead of {limit}")
         return ", ".join(wrong)
 
     def _not_done(self, backend: str, server: str, verb: str, why: str) -> BalancerUnavailable:
@@ -359,31 +322,23 @@ class HaproxyBalancer:
     # what changes it
 
     async def _add(
-        self,
-        backend: str,
-        server: str,
-        address: tuple[str, int],
-        endpoint: Endpoint,
-        max_connections: int | None,
+        self, backend: str, server: str, address: tuple[str, int], weight: int, limit: int | None
     ) -> None:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         interval_ms = max(1, round(self._settings.check_interval / timedelta(milliseconds=1)))
-        limit = "" if max_connections is None else f" maxconn {max_connections}"
         # `default-server` does not reach servers added at run time: all is said here
         said = await self._ask(
             f"add server {backend}/{server} {host}:{address[1]} check inter {interval_ms}ms"
             f" fastinter {max(1, interval_ms // 5)}ms downinter {max(1, interval_ms // 2)}ms"
-            f" rise 1 fall 3 weight {endpoint.weight}{limit}"
+            f" rise 1 fall 3 weight {weight}" + (f" maxconn {limit}" if limit is not None else "")
         )
         log.debug("server_added", balancer=self._name, server=server, said=said)
 
-    async def _bring_up(
-        self, backend: str, server: str, endpoint: Endpoint, max_connections: int | None
-    ) -> None:
+    async def _bring_up(self, backend: str, server: str, weight: int, limit: int | None) -> None:
         name = f"{backend}/{server}"
         await self._ask(f"enable health {name}")  # without it an added server is never checked
-        await self._ask(f"set server {name} weight {endpoint.weight}")
-        await self._ask(f"set maxconn server {name} {max_connections or 0}")
+        await self._ask(f"set server {name} weight {weight}")
+        await self._ask(f"set maxconn server {name} {limit or 0}")
         await self._ask(f"set server {name} state ready")
 
     async def _delete_when_idle(self, backend: str, server: str, *, force: bool) -> str:
@@ -407,7 +362,7 @@ class HaproxyBalancer:
         ):
             await self._ask(f"shutdown session {session}")
 
-    async def _assert_activator(self, backend: _Backend) -> None:
+    async def _assert_activator(self, backend: Backend) -> None:
         """See that both backups are there and, after a death amid the cure, take requests again."""
         for name in (self._settings.activator, self._settings.activator_spare):
             stat, state = backend.stat(name), backend.state(name)
@@ -419,7 +374,7 @@ class HaproxyBalancer:
             if not state.takes_requests:
                 await self._ask(f"set server {backend.name}/{name} state ready")
 
-    async def _free_stalled(self, backend: _Backend) -> None:
+    async def _free_stalled(self, backend: Backend) -> None:
         if backend.queued and not backend.is_served:
             log.info("stalled_queue_freed", backend=backend.name, queued=backend.queued)
             await self._cure(backend.name)
@@ -431,35 +386,3 @@ class HaproxyBalancer:
         """
         name = f"{backend}/{self._settings.activator}"
         await self._ask(f"set server {name} state maint; set server {name} state ready")
-
-
-def _in_flight(stat: StatRow | None) -> int:
-    return 0 if stat is None else stat.scur + stat.qcur
-
-
-def _server_state(state: ServerRow, stat: StatRow | None) -> ServerState:
-    """Read both tables as one state.
-
-    `UP 1/3` with a passed (or no) result is a server that was just made ready: HAProxy calls it up before it has
-    looked. With a failed result it is one that wavers and still takes requests.
-    """
-    if not state.takes_requests:
-        return ServerState.DRAINING
-    if stat is None or state.op_state == 0 or not stat.status.startswith("UP"):
-        return ServerState.DOWN
-    has_passed = stat.check_status in _CHECK_PASSED
-    is_unproven = stat.check_status in ("", "INI") or (has_passed and stat.status != "UP")
-    return ServerState.DOWN if is_unproven else ServerState.UP
-
-
-def _address(url: str) -> tuple[str, int]:
-    """The address and port of an endpoint; HAProxy resolves no names for servers added at run time."""
-    parts = urlsplit(url)
-    try:
-        host = ipaddress.ip_address(parts.hostname or "")
-        port = parts.port
-    except ValueError as exc:
-        raise BalancerUnavailable(f"endpoint {url!r}: HAProxy needs an IP address") from exc
-    if parts.scheme != "http" or port is None or parts.path not in ("", "/"):
-        raise BalancerUnavailable(f"endpoint {url!r}: HAProxy needs http://ADDRESS:PORT")
-    return str(host), port
