@@ -20,16 +20,17 @@ from typing import Annotated, Any, Concatenate, Final, NoReturn, ParamSpec
 import orjson
 import structlog
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
 from autoscaler.cloud.mkinf.cloud import MkinfCloud
 from autoscaler.cloud.mkinf.connect import open_cloud
 from autoscaler.cloud.mkinf.failures import clean
 from autoscaler.config import CloudSettings
 from autoscaler.config_file import read_config
 from autoscaler.errors import AuthFailed, AutoscalerError, ConfigError
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
 P = ParamSpec("P")
 
@@ -168,6 +169,8 @@ def show(table: Table, *, as_json: bool) -> None:
         print(orjson.dumps(table.document, default=str, option=options).decode())
         return
     console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 240  # so that grep finds whole words
     if table.columns:
         grid = RichTable(box=SIMPLE_HEAD, pad_edge=False)
         for column in table.columns:
@@ -178,12 +181,12 @@ def show(table: Table, *, as_json: bool) -> None:
         for row in table.rows:
             # Text, not markup: the cloud's words must not paint the terminal.
             grid.add_row(*(Text(clean(_cell(value))) for value in row))
-        # Beyond a terminal a table is as wide as it needs to be, so that grep finds whole words.
-        console.print(grid, width=None if console.is_terminal else 240)
+        console.print(grid)
         if not table.rows:
             console.print("none")
     for note in table.notes:
-        console.print(Text(clean(note)), soft_wrap=True)
+        indent = " " * (len(note) - len(note.lstrip()))
+        console.print(Text(indent + clean(note)), soft_wrap=True)
 
 
 def confirmed(question: str, *, yes: bool) -> None:

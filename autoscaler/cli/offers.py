@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from autoscaler.cli.connection import Table, cloud_command
 from autoscaler.cloud.mkinf.cloud import MkinfCloud
+from autoscaler.cloud.mkinf.offers import NOWHERE
 from autoscaler.config_file import read_policy
 from autoscaler.decide.capacity import excluded, replica_capacity
 from autoscaler.decide.profiles import Profiles
@@ -16,18 +18,7 @@ from autoscaler.decide.work import typical_work
 from autoscaler.domain.offer import Offer
 from autoscaler.policy import Policy
 
-_COLUMNS = (
-    "Type",
-    "Location",
-    "$/h",
-    "GPUs",
-    "GPU",
-    "GPU GB",
-    "vCPU",
-    "RAM GB",
-    "Stock",
-    "Not for rent, or to know",
-)
+_COLUMNS = ("Type", "Location", "$/h", "GPUs", "GPU GB", "vCPU", "RAM GB", "Stock")
 
 
 @cloud_command
@@ -55,19 +46,12 @@ async def offers(
         for offer in await cloud.offers()
         if (not type or offer.key.type in type) and (not location or offer.key.location in location)
     ]
-    reasons = [_reason(offer, policy) for offer in found]
-    notes = []
-    if found and all(reasons):
-        notes.append("None of these can be rented.")
+    judged = [(offer, _reason(offer, policy)) for offer in found]
     return Table(
         columns=_COLUMNS,
-        rows=[_row(offer, reason) for offer, reason in zip(found, reasons, strict=True)],
-        document={
-            "offers": [
-                _document(offer, reason) for offer, reason in zip(found, reasons, strict=True)
-            ]
-        },
-        notes=notes,
+        rows=[_row(offer) for offer, reason in judged if reason is None],
+        document={"offers": [_document(offer, reason) for offer, reason in judged]},
+        notes=_notes(judged),
     )
 
 
@@ -81,19 +65,50 @@ def _reason(offer: Offer, policy: Policy | None) -> str | None:
     return None if capacity.fits else capacity.why_not
 
 
-def _row(offer: Offer, reason: str | None) -> Sequence[object]:
+def _row(offer: Offer) -> Sequence[object]:
     return (
         offer.key.type,
         offer.key.location,
         f"{offer.price_per_hour.usd:.4f}" if offer.price_per_hour is not None else None,
         offer.gpus,
-        offer.gpu,
         offer.gpu_memory_gb or None,
-        offer.vcpu or None,
-        offer.ram_gb or None,
+        offer.vcpu,
+        offer.ram_gb,
         "in stock" if offer.in_stock else "none",
-        reason or "; ".join(offer.warnings) or " ",
     )
+
+
+def _notes(judged: Sequence[tuple[Offer, str | None]]) -> Sequence[str]:
+    """Say what is not in the table and why, and what to know of the rest; like things once."""
+    refused: dict[tuple[str, str], list[str]] = {}
+    for offer, reason in judged:
+        if reason is not None:
+            refused.setdefault((_priced(offer), reason), []).append(offer.key.location)
+    warned = {
+        f"{offer.key.type}: {warning}"
+        for offer, reason in judged
+        for warning in offer.warnings
+        if reason is None
+    }
+    return (
+        *(["Not for rent:"] if refused else []),
+        *(
+            f"  {what}{_where(locations)}: {reason}"
+            for (what, reason), locations in refused.items()
+        ),
+        *(["To know:"] if warned else []),
+        *(f"  {each}" for each in sorted(warned)),
+    )
+
+
+def _priced(offer: Offer) -> str:
+    price = offer.price_per_hour
+    return f"{offer.key.type} ({price}/h)" if price is not None else offer.key.type
+
+
+def _where(locations: Sequence[str]) -> str:
+    named = [each for each in locations if each != NOWHERE]
+    return f" in {', '.join(named)}" if named else ""
 
 
 def _document(offer: Offer, reason: str | None) -> dict[str, object]:

@@ -75,7 +75,8 @@ async def test_offers_are_shown_cheapest_first(mkinf: ScriptedMkinf, shell: Type
 
     result = await shell("offers", "--location", "us-east1-a")
 
-    lines = [line.split() for line in result.output.splitlines() if "us-east1-a" in line]
+    table = result.output.partition("Not for rent")[0]
+    lines = [line.split() for line in table.splitlines() if "us-east1-a" in line]
     assert [(words[0], words[2]) for words in lines] == [
         ("a40.1x", "1.1166"),
         ("l40s-48gb.1x", "1.2666"),
