@@ -14,7 +14,7 @@ from autoscaler.errors import ConfigError
 from autoscaler.observe.dialect import Dialect
 from autoscaler.observe.feed import Feeder, FeedSettings, SignalFeed
 from autoscaler.observe.gateway import GatewaySource
-from autoscaler.observe.haproxy import HaproxySource
+from autoscaler.observe.haproxy import HaproxySource, Look, by_page, by_socket
 from autoscaler.observe.latency import LatencySettings
 from autoscaler.observe.llamacpp import LLAMA_CPP
 from autoscaler.observe.mapping import TEI_MAPPING, mapped
@@ -103,7 +103,10 @@ def _build(
             )
             return [(page, Role.INSIDE)]
         case "haproxy":
-            return [(source, Role.FRONT) for source in _haproxies(name, settings, policy, config)]
+            return [
+                (source, Role.FRONT)
+                for source in _haproxies(name, settings, policy, config, session)
+            ]
         case "prometheus":
             if settings.url is None:
                 raise ConfigError('signals.sources: kind = "prometheus" needs a url')
@@ -121,35 +124,43 @@ def _build(
 
 
 def _haproxies(
-    name: str, settings: SourceSettings, policy: Policy, config: Config
+    name: str,
+    settings: SourceSettings,
+    policy: Policy,
+    config: Config,
+    session: aiohttp.ClientSession,
 ) -> list[HaproxySource]:
-    """One source for the socket that the policy names, else one for each HAProxy of the config."""
-    places = (
-        [(name, Path(settings.socket), settings.backend)]
-        if settings.socket is not None
-        else [
+    """One source for the socket or page that the policy names, else one for each HAProxy of the config."""
+    backend = settings.backend or slug(policy.model)
+    timeout_s = settings.timeout.total_seconds()
+    looks: list[tuple[str, Look]]
+    if settings.socket is not None:
+        looks = [(name, by_socket(Path(settings.socket), backend))]
+    elif settings.url is not None:
+        url = settings.url.rstrip("/") + (settings.path or "/metrics")
+        looks = [(name, by_page(session, url, backend, timeout_s))]
+    else:
+        looks = [
             (
                 name if len(config.haproxy) == 1 else f"{name}-{haproxy.name}",
-                haproxy.socket,
-                settings.backend or haproxy.backends.get(policy.model),
+                by_socket(haproxy.socket, haproxy.backends.get(policy.model, backend)),
             )
             for haproxy in config.haproxy
         ]
-    )
-    if not places:
+    if not looks:
         raise ConfigError(
-            'signals.sources: kind = "haproxy" needs a socket, or a [[haproxy]] in the config'
+            'signals.sources: kind = "haproxy" needs a socket, the url of its exporter, or a '
+            "[[haproxy]] in the config"
         )
     return [
         HaproxySource(
             place,
-            socket,
-            backend or slug(policy.model),
-            timeout_s=settings.timeout.total_seconds(),
+            look,
+            timeout_s=timeout_s,
             window_s=policy.signals.window.total_seconds(),
             interval_s=config.timings.reconcile.total_seconds(),
         )
-        for place, socket, backend in places
+        for place, look in looks
     ]
 
 

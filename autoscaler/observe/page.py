@@ -30,7 +30,7 @@ MAX_LINE_BYTES = 4096
 # A counter beyond this is nonsense, and a float beyond 2**53 counts no more.
 MAX_VALUE = 2.0**53
 _PARSE_IN_THREAD_BYTES = 256 * 1024
-START_TIME = "process_start_time_seconds"
+START_TIMES = frozenset({"process_start_time_seconds", "haproxy_process_start_time_seconds"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Wanted:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.names = frozenset(names) | {START_TIME}
+        self.names = frozenset(names) | START_TIMES
         self._heads: dict[str, Head | None] = {}
         alternatives = b"|".join(re.escape(name.encode()) for name in sorted(self.names))
         self.pattern = re.compile(rb"^[ \t]*(?:" + alternatives + rb")[ \t{][^\n]*", re.MULTILINE)
@@ -110,9 +110,9 @@ async def fetch_page(
                 samples = await asyncio.to_thread(parse_page, body, wanted)
     except TimeoutError as exc:
         raise SourceUnavailable(f"no page within {timeout_s:g} s") from exc
-    started_s = next((s.value for s in samples if s.name == START_TIME and s.value > 0), None)
+    started_s = next((s.value for s in samples if s.name in START_TIMES and s.value > 0), None)
     return Page(
-        tuple(sample for sample in samples if sample.name != START_TIME),
+        tuple(sample for sample in samples if sample.name not in START_TIMES),
         _uptime_s(started_s, headers.get("Date")),
         started_s,
     )

@@ -101,7 +101,7 @@ async def llama_cpp(folder: Path, session: aiohttp.ClientSession) -> AsyncIterat
 
 @contextlib.asynccontextmanager
 async def haproxy(folder: Path, *lines: str) -> AsyncIterator[tuple[str, Path]]:
-    """HAProxy with one backend `m` of these lines; its url and its socket."""
+    """HAProxy with one backend `m` of these lines; its url, its page at /metrics there, and its socket."""
     port, path, config = free_port(), folder / "haproxy.sock", folder / "haproxy.cfg"
     config.write_text(
         "\n".join(
@@ -116,6 +116,7 @@ async def haproxy(folder: Path, *lines: str) -> AsyncIterator[tuple[str, Path]]:
                 "    timeout queue 1m",
                 "frontend models",
                 f"    bind 127.0.0.1:{port}",
+                "    http-request use-service prometheus-exporter if { path /metrics }",
                 "    default_backend m",
                 "backend m",
                 *(f"    {line}" for line in lines),

@@ -80,6 +80,7 @@ async def test_every_kind_of_source_can_be_named(session: aiohttp.ClientSession)
         {"kind": "prometheus", "url": URL},
         {"kind": "page", "mapping": {"waiting": "tgi_queue_size"}, "path": "/m"},
         {"kind": "haproxy", "socket": "/run/h.sock", "backend": "b"},
+        {"kind": "haproxy", "url": "http://127.0.0.1:8404", "name": "edge"},
         {"kind": "gateway", "socket": "/run/g.sock", "max_age": "20s"},
     )
 
@@ -88,6 +89,7 @@ async def test_every_kind_of_source_can_be_named(session: aiohttp.ClientSession)
         ("prometheus", Role.WHOLE),
         ("page", Role.INSIDE),
         ("haproxy", Role.FRONT),
+        ("edge", Role.FRONT),
         ("gateway", Role.FRONT),
     ]
 

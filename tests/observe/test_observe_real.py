@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from autoscaler.domain.signals import FigureName
-from autoscaler.observe.haproxy import HaproxySource
+from autoscaler.observe.haproxy import HaproxySource, by_page, by_socket
 from autoscaler.observe.latency import LatencySettings
 from autoscaler.observe.llamacpp import LLAMA_CPP
 from autoscaler.observe.pages import PageSettings, PageSource
@@ -132,7 +132,6 @@ async def test_haproxys_queue_and_arrivals_are_seen_and_the_activators_are_not(
         return web.Response(text="done")
 
     node.answer = slow
-    source_settings = {"timeout_s": 2.0, "window_s": 60.0, "interval_s": 15.0}
     host, spare = (server.url.removeprefix("http://") for server in (node, activator))
     async with haproxy(
         folder, f"server n1 {host} maxconn 2", f"server activator {spare} backup"
@@ -140,8 +139,10 @@ async def test_haproxys_queue_and_arrivals_are_seen_and_the_activators_are_not(
         url,
         socket_path,
     ):
-        source = HaproxySource("haproxy", socket_path, "m", **source_settings)
+        source = HaproxySource("haproxy", by_socket(socket_path, "m"))
+        by_its_page = HaproxySource("page", by_page(session, f"{url}/metrics", "m", 2.0))
         first = await source.read(target(node.url), noon)
+        await by_its_page.read(target(node.url), noon)
         clients = [asyncio.create_task(get(session, url)) for _ in range(5)]
         found: dict[FigureName, float] = {}
 
@@ -151,12 +152,14 @@ async def test_haproxys_queue_and_arrivals_are_seen_and_the_activators_are_not(
             return found[F.WAITING] == 3
 
         await until(is_full)
+        full = await by_its_page.read(target(node.url), noon)
         release.set()
         texts = await asyncio.gather(*clients)
         busy = await source.read(target(node.url), noon + timedelta(seconds=30))
         await tell(socket_path, "set server m/n1 state maint")
         held = await get(session, url)
         zero = await source.read(target(), noon + timedelta(seconds=45))
+        zero_by_page = await by_its_page.read(target(), noon + timedelta(seconds=45))
     gone = await source.read(target(node.url), noon + timedelta(seconds=60))
 
     assert F.ARRIVALS not in figures(first)
@@ -165,6 +168,8 @@ async def test_haproxys_queue_and_arrivals_are_seen_and_the_activators_are_not(
     assert figures(busy) == pytest.approx({F.WAITING: 0, F.RUNNING: 0, F.ARRIVALS: 5 / 30})
     assert held == "held"
     assert figures(zero)[F.ARRIVALS] == pytest.approx(5 / 45)  # the sixth is the activator's
+    assert (figures(full)[F.WAITING], figures(full)[F.RUNNING]) == (3, 2)
+    assert figures(zero_by_page)[F.ARRIVALS] == pytest.approx(5 / 45)
     assert gone.figures == ()
 
 
@@ -182,7 +187,7 @@ async def test_what_waits_for_one_server_of_haproxy_waits_and_does_not_run(
     host = node.url.removeprefix("http://")
     lines = ("cookie S", f"server n1 {host} maxconn 1 cookie one", f"server n2 {host} cookie two")
     async with haproxy(folder, *lines) as (url, socket_path):
-        source = HaproxySource("haproxy", socket_path, "m")
+        source = HaproxySource("haproxy", by_socket(socket_path, "m"))
         bound = {"Cookie": "S=one"}
         clients = [asyncio.create_task(get(session, url, bound)) for _ in range(4)]
         found: dict[FigureName, float] = {}
@@ -200,13 +205,17 @@ async def test_what_waits_for_one_server_of_haproxy_waits_and_does_not_run(
 
 
 async def test_a_backend_that_haproxy_does_not_have_is_a_gap(
-    folder: Path, target: AsTarget, noon: datetime
+    folder: Path, session: aiohttp.ClientSession, target: AsTarget, noon: datetime
 ) -> None:
-    async with haproxy(folder, "server activator 127.0.0.1:9 backup") as (_, socket_path):
-        reading = await HaproxySource("haproxy", socket_path, "other").read(target(), noon)
+    async with haproxy(folder, "server activator 127.0.0.1:9 backup") as (url, socket_path):
+        for look in (
+            by_socket(socket_path, "other"),
+            by_page(session, f"{url}/metrics", "other", 2.0),
+        ):
+            reading = await HaproxySource("haproxy", look).read(target(), noon)
 
-    assert reading.figures == ()
-    assert "no backend 'other'" in reading.gaps[0].reason
+            assert reading.figures == ()
+            assert "no backend 'other'" in reading.gaps[0].reason
 
 
 async def test_a_real_prometheus_gives_figures_ages_and_reasons(
