@@ -36,6 +36,7 @@ class Books:
         self.meter = Meter()
         self.addresses = AddressPool(settings.address_block)
         self.vms: dict[str, Vm] = {}
+        self.vm_numbers: dict[str, int] = {}  # in the order of their creation, for ever
         self.disks: dict[str, Disk] = {}
         self.operations: dict[str, Operation] = {}
         self.rules: dict[str, FirewallRule] = {}
@@ -112,6 +113,7 @@ class Books:
     def add_vm(self, vm: Vm, at: datetime) -> Disk:
         """Enter a VM with its OS disk: stock goes down, and both begin to bill."""
         self.vms[vm.id] = vm
+        self.vm_numbers[vm.id] = len(self.vm_numbers) + 1
         self.stock[vm.type.name, vm.location] -= 1
         self.meter.open(
             Account(

@@ -106,6 +106,25 @@ async def test_list_whole_and_paged(open_cloud: Opens) -> None:
     assert (await cloud.call("GET", "P/vms", next_token="rubbish")).status == 400
 
 
+async def test_a_vm_that_goes_between_two_pages_hides_no_other(open_cloud: Opens) -> None:
+    cloud = await open_cloud(page_size=2)
+    await cloud.switch(list="paged")
+    for name in "abcde":
+        await cloud.create(name)
+    await cloud.pass_s(30)
+
+    first = (await cloud.call("GET", "P/vms")).body
+    await cloud.call("POST", "/_emulator/vms/a/vanish")
+    await cloud.call("POST", "/_emulator/vms/b/vanish")
+    second = (await cloud.call("GET", "P/vms", next_token=first["next_page_token"])).body
+    backwards = (await cloud.call("GET", "P/vms", sort="desc")).body
+    rest = await cloud.call("GET", "P/vms", sort="desc", next_token=backwards["next_page_token"])
+
+    assert [vm["name"] for vm in second["items"]] == ["c", "d"]
+    assert [vm["name"] for vm in backwards["items"]] == ["e", "d"]
+    assert [vm["name"] for vm in rest.body["items"]] == ["c"]
+
+
 @pytest.mark.parametrize(("answer", "status"), [("ok", 200), ("refused", 400)])
 async def test_network_rules(cloud: Rig, answer: str, status: int) -> None:
     await cloud.switch(network_rules=answer)

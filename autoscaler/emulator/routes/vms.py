@@ -24,7 +24,6 @@ from autoscaler.emulator.schema import AttachDisks, DetachDisks, VmCreate, VmPat
 from autoscaler.emulator.shapes import Json
 
 ROOT = "/projects/{project_id}/vms"
-_NOBODY = Subject()
 
 
 def routes(cloud: Cloud, page_size: int) -> list[Route]:
@@ -41,7 +40,8 @@ def routes(cloud: Cloud, page_size: int) -> list[Route]:
 
     def list_vms(call: Call) -> Answer:
         items = [item for item in _listed(cloud, call) if _matches(call, item)]
-        items.sort(key=lambda item: str(item.get("created_at")), reverse=_is_descending(call))
+        if _is_descending(call):
+            items.reverse()
         if cloud.books.switches.list == "paged":
             return json_answer(_page(cloud, call, items, page_size))
         return json_answer({"items": items})
@@ -125,7 +125,7 @@ def _listed(cloud: Cloud, call: Call) -> list[Json]:
     """The project's VMs as the list tells them, which faults may bend."""
     faults = cloud.faults
     vms = [vm for vm in cloud.books.vms_of(call.project_id) if vm.seen_by_list]
-    subject = replace(vms[0].subject if vms else _NOBODY, call="list_vms", name="")
+    subject = Subject(call="list_vms")
     if faults.take("list_empty", subject) is not None:
         return []
     stale = faults.take("list_stale", subject)
@@ -159,32 +159,39 @@ def _is_descending(call: Call) -> bool:
 
 
 def _page(cloud: Cloud, call: Call, items: list[Json], page_size: int) -> Json:
-    """One page; its token stands for a place in the list, as long as nothing before it goes."""
+    """One page. A token names the last VM before it, so that one deleted meanwhile shifts nothing."""
     query = call.request.query
+    numbers = cloud.books.vm_numbers
     try:
-        start = _offset(query.get("next_token", "") or query.get("prev_token", ""))
+        after = _number(query.get("next_token", "") or query.get("prev_token", ""))
         size = min(max(int(query.get("limit", page_size)), 1), 1000)
     except ValueError as exc:
         raise bad_request("limit or token is not valid") from exc
-    page: Json = {"items": items[start : start + size], "next_page_token": ""}
-    if start + size < len(items):
-        page["next_page_token"] = _token(start + size)
+    places = [numbers.get(str(item["id"]), 0) for item in items]
+    if _is_descending(call):
+        places = [-place for place in places]
+        after = -after
+    start = 0 if not after else sum(place <= after for place in places)
+    end = start + size
+    page: Json = {"items": items[start:end], "next_page_token": ""}
+    if end < len(items):
+        page["next_page_token"] = _token(places[end - 1])
     if start:
-        page["prev_page_token"] = _token(max(0, start - size))
-    if cloud.faults.take("list_loops", replace(_NOBODY, call="list_vms")) is not None:
-        page["next_page_token"] = _token(start)
+        page["prev_page_token"] = _token(places[start - size - 1] if start > size else 0)
+    if cloud.faults.take("list_loops", Subject(call="list_vms")) is not None:
+        page["next_page_token"] = _token(after)
     return page
 
 
-def _token(offset: int) -> str:
-    return base64.urlsafe_b64encode(f"at:{offset}".encode()).decode()
+def _token(number: int) -> str:
+    return base64.urlsafe_b64encode(f"after:{abs(number)}".encode()).decode()
 
 
-def _offset(token: str) -> int:
+def _number(token: str) -> int:
     """Raises ValueError for what is no token."""
     if not token:
         return 0
-    word, _, offset = base64.urlsafe_b64decode(token.encode()).decode().partition(":")
-    if word != "at":
+    word, _, number = base64.urlsafe_b64decode(token.encode()).decode().partition(":")
+    if word != "after":
         raise ValueError(token)
-    return int(offset)
+    return int(number)
