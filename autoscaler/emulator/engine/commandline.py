@@ -20,7 +20,10 @@ SYNONYMS = {
     "host": ("--host", "--hostname"),
     "port": ("--port", "-p"),
     "tensor_parallel": ("--tensor-parallel-size", "-tp", "--tp", "--tp-size"),
-    "slots": ("--max-num-seqs", "--max-running-requests", "-np", "--parallel", "--batch-size"),
+    "slots": (
+        *("--max-num-seqs", "--max-running-requests", "-np", "--parallel", "--batch-size"),
+        "--max-concurrent-requests",
+    ),
     "context": ("--max-model-len", "--context-length", "-c", "--ctx-size"),
     "memory": ("--gpu-memory-utilization", "--mem-fraction-static"),
     "prefill": ("--max-num-batched-tokens", "--chunked-prefill-size", "--max-batch-tokens"),

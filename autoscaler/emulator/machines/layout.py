@@ -5,6 +5,8 @@
     ROOT/etc/ssh    the host key; ROOT/run and ROOT/tmp are emptied at each boot, the rest stays
     ROOT/usr/local/bin/crusoe   the startup script, where the real cloud keeps it
 
+    ROOT/var/log/cloud-init-output.log   what the scripts print
+
 Conventions for scripts and commands, all unset on a real VM: `VM_ROOT` is ROOT, to stand before any
 absolute path; `VM_ADDRESS` is the VM's own address, its 127.0.0.1; `VM_NAME` its name.
 """
@@ -55,6 +57,8 @@ DO_NOTHING = (
     "usermod",
 )
 SHUT_DOWN = ("halt", "poweroff", "reboot", "shutdown")
+# A local NVMe is no device of its own here: the system's disk is as large as both.
+LOCAL_NVME_GB_PER_GPU = {"a40": 960, "a100-40gb-pcie": 960, "a100-80gb-pcie": 960}
 DRIVER_VERSION = "535.161.08"
 STARTUP_FAULTS = {"script_exits_1": "exits", "script_hangs": "hangs"}
 
@@ -157,11 +161,14 @@ def _facts(
     """What the VM's own commands answer by."""
     profile = gpu_profiles()[spec.gpu] if spec.gpu else None
     gpus = spec.gpus - (1 if "wrong_gpus" in spec.boot_faults else 0)
+    nvme_gb = LOCAL_NVME_GB_PER_GPU.get(spec.gpu or "", 0)
     garbage = "health_ok_generation_garbage" in spec.boot_faults
     return {
         "EMULATED_VM_ID": spec.vm_id,
         "EMULATED_VM_NAME": spec.name,
         "EMULATED_VM_ADDRESS": spec.address,
+        "EMULATED_VCPU": str(spec.vcpu),
+        "EMULATED_DISK_GB": str(spec.disk_gb + nvme_gb * spec.gpus),
         "EMULATED_GPU": spec.gpu or "",
         "EMULATED_GPUS": str(max(gpus, 0) if profile else 0),
         "EMULATED_GPU_NAME": profile.smi_name if profile else "",

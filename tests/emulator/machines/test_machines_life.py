@@ -81,6 +81,16 @@ async def test_the_startup_script_runs_unchanged_by_its_own_shebang(
     assert read(root / "usr/local/bin/crusoe") == script
 
 
+async def test_the_host_key_that_is_told_is_the_one_on_the_disk(
+    machines: LocalMachines, spec: Build, tmp_path: Path
+) -> None:
+    host_key = await machines.boot(spec(), 60.0)
+
+    etc = tmp_path / "machines/vm-1/etc/ssh"
+    assert read(etc / "ssh_host_ed25519_key.pub").strip() == host_key
+    assert (etc / "ssh_host_ed25519_key").stat().st_mode & 0o777 == 0o600
+
+
 async def test_a_disk_outlives_a_reboot_and_run_does_not(
     machines: LocalMachines, spec: Build, tmp_path: Path
 ) -> None:

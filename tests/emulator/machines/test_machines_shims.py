@@ -78,6 +78,16 @@ def test_a_machine_without_gpus_has_no_driver_that_answers(on: On, spec: Build) 
     assert (refused.returncode, "capabilities: [[gpu]]" in refused.stderr) == (125, True)
 
 
+def test_disk_and_processors_are_the_types_not_the_computers(on: On, spec: Build) -> None:
+    run = on(spec(vcpu=16, disk_gb=128))
+
+    filesystem, size, _, free, *_ = run("df -Pk $VM_ROOT | tail -n 1").stdout.split()
+
+    assert (filesystem, int(size) * 1024) == ("/dev/vda1", 128_000_000_000)
+    assert int(free) < int(size)
+    assert run("nproc").stdout == "16\n"
+
+
 def test_the_wrong_number_of_gpus_is_one_too_few(on: On, spec: Build) -> None:
     run = on(spec(gpus=4, boot_faults=frozenset({"wrong_gpus"})))
 
