@@ -21,7 +21,15 @@ from autoscaler.nodes.keys import read_token
 from autoscaler.nodes.protocol import Coming, Proven
 from autoscaler.nodes.shell import NodeAccess
 from autoscaler.nodes.ssh import SshAccess
-from autoscaler.nodes.verify import Progress, liveness, recheck, serving_urls, verify
+from autoscaler.nodes.verify import (
+    Progress,
+    deliver_token,
+    liveness,
+    recheck,
+    serving_urls,
+    verify,
+)
+from autoscaler.nodes.verify_boot import read_boot
 from autoscaler.policy import Policy
 
 _REMEMBERED = 4096
@@ -83,7 +91,9 @@ class NodeProber:
     async def ailment(self, node: Node, policy: Policy) -> str | None:
         """What is wrong with a ready node, by HTTP and, once an hour, by its GPUs (`Prober`)."""
         problem = await liveness(self.http, node, policy)
-        return problem or await self._sick_gpus(node)
+        if problem is None:
+            return await self._sick_gpus(node)
+        return f"{problem}; {await self._script_of(node, policy)}"
 
     async def in_flight(self, node: Node, policy: Policy) -> int | None:
         """Requests in its model servers (`Prober`)."""
@@ -103,6 +113,17 @@ class NodeProber:
                 return await collect(shell, secrets)
         except (NodeUnreachable, HostKeyMismatch) as exc:
             return f"nothing could be read: {exc}"
+
+    async def _script_of(self, node: Node, policy: Policy) -> str:
+        """Where an ailing node's startup script is: after a reboot it runs again, and wants its token again."""
+        try:
+            address, host_key = _pinned(node)
+            async with self._reach().connect(address, host_key) as shell:
+                boot = await read_boot(shell)
+                await deliver_token(shell, boot, _token(policy))
+        except (NodeUnreachable, HostKeyMismatch, ConfigError) as exc:
+            return f"ssh: {exc}"
+        return f"startup script: {boot.failure or boot.stage or 'not begun'}"
 
     def _reach(self) -> NodeAccess:
         if self.access is None:

@@ -17,7 +17,13 @@ from autoscaler.domain.offer import Offer
 from autoscaler.errors import NodeUnreachable, VerificationFailed
 from autoscaler.nodes.gpus import Gpu
 from autoscaler.nodes.shell import NodeShell
-from autoscaler.nodes.verify_boot import FINISHED, StageTime, check_boot, read_boot
+from autoscaler.nodes.verify_boot import (
+    FINISHED,
+    BootReport,
+    StageTime,
+    check_boot,
+    read_boot,
+)
 from autoscaler.nodes.verify_machine import (
     check_gpus,
     check_machine,
@@ -102,8 +108,7 @@ async def verify(
     offer = offer or _unlisted(node, policy, len(boot.gpus))
     if boot.gpus and offer.gpus:
         check_gpus(boot.gpus, offer)
-    if boot.stage == "token" and token is not None:
-        await shell.put_secret(TOKEN_FILE, token.reveal().encode())
+    await deliver_token(shell, boot, token)
     if boot.stage != FINISHED:
         return Progress(boot.stage or "boot", boot.stages)
     facts = await read_machine(shell, has_gpus=offer.gpus > 0)
@@ -126,6 +131,16 @@ async def verify(
         has_nvlink=facts.has_nvlink,
         stages=boot.stages,
     )
+
+
+async def deliver_token(shell: NodeShell, boot: BootReport, token: Secret | None) -> None:
+    """Give the script the token for the weights if that is what it waits for.
+
+    Raises:
+        NodeUnreachable: not known to be delivered.
+    """
+    if boot.stage == "token" and boot.failure is None and token is not None:
+        await shell.put_secret(TOKEN_FILE, token.reveal().encode())
 
 
 def _unlisted(node: Node, policy: Policy, found: int) -> Offer:

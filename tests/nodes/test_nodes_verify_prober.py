@@ -100,6 +100,29 @@ async def test_a_token_reaches_the_server_over_ssh_and_is_seen_nowhere_else(
     assert TOKEN not in said
 
 
+async def test_a_ready_node_that_booted_again_gets_its_token_again(
+    machines: LocalMachines, prober: NodeProber, tmp_path: Path
+) -> None:
+    model = policy(model=GATED, server={"token_file": token_file(tmp_path)})
+    on = offer()
+    vm = machine(script(model, on).text, on)
+    await machines.boot(vm, 0.05)
+    row = await pinned(prober, node(model, on, vm.address), model, on)
+    await proven(prober, row, model, on)
+
+    await machines.kill(vm.vm_id)
+    ailing = await prober.ailment(row, model)
+    await machines.boot(vm, 0.05)
+
+    async def well() -> bool | None:
+        return await prober.ailment(row, model) is None or None
+
+    await until(well)
+    assert ailing is not None
+    assert "ssh: " in ailing
+    assert (tmp_path / "machines" / vm.vm_id / "run/autoscaler/secrets/hub_token").exists()
+
+
 async def test_a_token_that_others_may_read_is_not_sent_and_the_stage_says_so(
     machines: LocalMachines, prober: NodeProber, tmp_path: Path
 ) -> None:

@@ -135,7 +135,7 @@ def _values(
         "MAX_NUM_SEQS": _slots(policy),
         "MAX_MODEL_LEN": server.max_model_len or 0,
         "WANTS_TOKEN": int(server.token_file is not None),
-        "DOCKER_WITHIN_S": DOCKER_WITHIN_S,
+        "DOCKER_WITHIN_S": min(DOCKER_WITHIN_S, _seconds(policy.deadlines.pull.total_seconds())),
         "TOKEN_WITHIN_S": _seconds(policy.deadlines.token.total_seconds()),
         "PULL_WITHIN_S": _seconds(policy.deadlines.pull.total_seconds()),
         "HEALTH_WITHIN_S": _seconds(policy.deadlines.health.total_seconds()),
