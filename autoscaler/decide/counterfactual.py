@@ -76,7 +76,7 @@ def _fall(
     if least == 0:
         return _to_zero(here, zero)
     use = max(1 / here.policy.scaling.target_utilization, here.margin)
-    ceiling = math.floor((least - _SLACK) / use * 100) / 100
+    ceiling = math.floor((least - _SLACK) / use * 100 + 1e-9) / 100
     if ceiling <= 0:
         return None
     threshold = least - _SLACK
@@ -102,5 +102,6 @@ def _to_zero(here: Situation, zero: datetime | None) -> str:
 
 
 def _minute(at: datetime) -> datetime:
-    """The next full minute."""
-    return at.replace(second=0, microsecond=0) + _MINUTE
+    """The full minute at or after an instant."""
+    whole = at.replace(second=0, microsecond=0)
+    return whole if whole == at else whole + _MINUTE

@@ -106,8 +106,7 @@ def _settle(this: _Pass, memory: LawMemory) -> tuple[Decision, LawMemory]:
     here, memory = _situation(this, this.yardstick, memory)
     demand = here.demand or 0.0
     memory = limits.watch_surge(here, memory)
-    breach_since, slo_extra, slo_at = law.watch_goal(here, memory)
-    memory = replace(memory, breach_since=breach_since, slo_extra=slo_extra, slo_at=slo_at)
+    memory = law.watch_goal(here, memory)
     surge = memory.surge_until is not None and this.now < memory.surge_until
 
     wishes = law.recommend(here, memory, demand)
@@ -124,10 +123,13 @@ def _settle(this: _Pass, memory: LawMemory) -> tuple[Decision, LawMemory]:
     bound = capped or bound
     last = _last_node(this, memory)
     bound = _apply_last_node(bound, last)
+    least = law.minimum(here)
+    if least is not None and bound.replicas + SLACK < least.replicas:
+        bound = replace(least, replicas=bound.replicas)
 
     blockers = stabilize.why_no_release(this.policy, memory, this.evidence, this.lead, this.now)
     want = _whole(bound, last, memory, here, bool(blockers))
-    rules = [*wishes, *(rule for rule in (held, stepped, capped, last) if rule is not None)]
+    rules = [*wishes, *(rule for rule in (held, stepped, capped, last, least) if rule is not None)]
     verdict = _verdict(this, bound.replicas, want, not blockers)
     decision = Decision(
         id=this.id,

@@ -6,7 +6,7 @@ for. Units are reference replicas throughout; L is the lead, from an order to a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from autoscaler.decide.evidence import Evidence
@@ -66,7 +66,7 @@ def measured_demand(evidence: Evidence, rate: float, concurrency: int) -> float 
 
 def recommend(here: Situation, memory: LawMemory, demand: float) -> list[Recommendation]:
     """Every rule's wish at this demand, in the order in which people should read them."""
-    sometimes = (backlog(here, memory, demand), kv(here), slo(here, memory), minimum(here))
+    sometimes = (backlog(here, memory, demand), kv(here), slo(here, memory))
     always = [react(here, demand), ahead(here, memory, demand)]
     return always + [wish for wish in sometimes if wish is not None]
 
@@ -161,21 +161,25 @@ def slo(here: Situation, memory: LawMemory) -> Recommendation | None:
 
     It stops at two: a bad GPU or longer prompts are not cured by more.
     """
-    if memory.slo_extra == 0:
+    if memory.slo_level is None:
         return None
     goal = here.policy.slo
     return Recommendation(
         SLO,
-        (here.demand or 0.0) / here.policy.scaling.target_utilization + memory.slo_extra,
+        memory.slo_level,
         f"the goal ({goal.goal:.0%} of first tokens within {goal.ttft.total_seconds():g} s) was missed for three "
-        f"windows: {memory.slo_extra} more than demand alone takes",
+        f"windows with less",
         here.now,
-        (("extra", float(memory.slo_extra)), *_known("attained", here.evidence.attained)),
+        (
+            ("level", memory.slo_level),
+            ("added", float(memory.slo_extra)),
+            *_known("attained", here.evidence.attained),
+        ),
     )
 
 
 def minimum(here: Situation) -> Recommendation | None:
-    """The policy's own least number of nodes."""
+    """The policy's own least number of nodes: counted by placement, whatever each of them carries."""
     least = here.policy.nodes.min
     if least == 0:
         return None
@@ -197,17 +201,24 @@ def breaches(here: Situation) -> bool:
     return missed and loaded and here.ready > 0 and here.coming == 0
 
 
-def watch_goal(here: Situation, memory: LawMemory) -> tuple[datetime | None, int, datetime | None]:
-    """Since when the goal is missed, the replicas to add for it, and when the last was added."""
+def watch_goal(here: Situation, memory: LawMemory) -> LawMemory:
+    """Keep the clock of the missed goal: after three windows one more than serves now, at most twice."""
     window = here.policy.signals.window
     if not breaches(here):
+        memory = replace(memory, breach_since=None)
         met = here.coming == 0 and here.evidence.attained is not None
         calm = memory.slo_at is None or here.now - memory.slo_at > 3 * window + here.lead
-        return None, 0 if met and calm else memory.slo_extra, memory.slo_at
+        return replace(memory, slo_extra=0, slo_level=None) if met and calm else memory
     since = memory.breach_since or here.now
     if here.now - since < 3 * window or memory.slo_extra >= _SLO_MOST:
-        return since, memory.slo_extra, memory.slo_at
-    return None, memory.slo_extra + 1, here.now
+        return replace(memory, breach_since=since)
+    return replace(
+        memory,
+        breach_since=None,
+        slo_extra=memory.slo_extra + 1,
+        slo_level=here.ready + 1,
+        slo_at=here.now,
+    )
 
 
 def _known(name: str, value: float | None) -> tuple[tuple[str, float], ...]:

@@ -44,7 +44,8 @@ class LawMemory:
         peaks: demand lately, of the same form.
         missing_since: since when demand could not be measured.
         pressed_since, surge_until: the panic path's own clock.
-        breach_since, slo_extra, slo_at: since when the latency goal is missed, and what was added for it.
+        breach_since: since when the latency goal is missed.
+        slo_extra, slo_level, slo_at: how often a replica was added for it, up to which capacity, and when last.
         idle_since: since when nothing came and nothing was in flight.
         serving: nodes seen ready at the last pass; one that is gone without a drain was lost.
         lost: when nodes were lost.
@@ -64,6 +65,7 @@ class LawMemory:
     surge_until: AwareDatetime | None = None
     breach_since: AwareDatetime | None = None
     slo_extra: int = 0
+    slo_level: float | None = None
     slo_at: AwareDatetime | None = None
     idle_since: AwareDatetime | None = None
     serving: tuple[NodeName, ...] = ()
@@ -96,6 +98,7 @@ class LawMemory:
             need=None if self.need is None else self.need * factor,
             asked=tuple(Level(level.at, level.replicas * factor) for level in self.asked),
             peaks=tuple(Level(level.at, level.replicas * factor) for level in self.peaks),
+            slo_level=None if self.slo_level is None else self.slo_level * factor,
             step_from=self.step_from * factor,
             probe=None,
             reference=reference,

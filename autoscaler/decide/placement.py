@@ -243,6 +243,7 @@ def _wanted(ground: _Ground) -> Wanted:
         money.append(policy.hourly_limit - total([node.price_per_hour for node in billing]))
     return Wanted(
         need=ground.need,
+        welcome=float(ground.decision.want),
         nodes=ground.least_nodes,
         spread=policy.spread if ground.need > 1 else None,
         launches=launches,

@@ -7,6 +7,8 @@ from typing import Any
 
 from autoscaler.errors import InvariantBroken
 
+_MOST_NODES = 20_000  # of the search: a freak instance gets a good answer in bounded time, the same one each time
+
 
 @dataclass(frozen=True, slots=True)
 class Variable:
@@ -44,27 +46,29 @@ class Program:
 
 
 def solve(program: Program) -> tuple[float, ...]:
-    """The cheapest values, exactly: no gap is allowed, one thread, so the same program gives the same values.
+    """The cheapest values: no gap is allowed, one thread, so the same program gives the same values.
 
     Raises:
         InvariantBroken: the program has no solution; ours always have, by their shortfalls.
     """
-    # Imported here: it costs 0.1 s and 40 MB that a daemon with nothing to place never pays.
+    # Imported here: it costs 0.1 s and 40 MB that a daemon with nothing to place never pays. The core class, since the
+    # public one prints a banner to stdout as it is made, before it can be told not to: fatal for `plan --json`.
     import highspy
+    from highspy._core import _Highs
 
-    make: Any = highspy.Highs  # Any: highspy ships no types; it stays within this function
+    make: Any = _Highs  # Any: highspy ships no types for it; it stays within this function
     solver = make()
-    solver.silent()
     for option, value in (
+        ("output_flag", False),
         ("threads", 1),
         ("mip_rel_gap", 0.0),
         ("mip_abs_gap", 0.0),
         ("random_seed", 0),
+        ("mip_max_nodes", _MOST_NODES),
     ):
         solver.setOptionValue(option, value)
-    for variable in program.variables:
-        solver.addVar(variable.low, variable.high)
     for index, variable in enumerate(program.variables):
+        solver.addVar(variable.low, variable.high)
         solver.changeColCost(index, variable.cost)
         if variable.is_whole:
             solver.changeColIntegrality(index, highspy.HighsVarType.kInteger)
@@ -73,10 +77,11 @@ def solve(program: Program) -> tuple[float, ...]:
         weights = [weight for _, weight in row.weights]
         solver.addRow(row.least, highspy.kHighsInf, len(columns), columns, weights)
     solver.run()
-    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+    usable = (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kSolutionLimit)
+    values = list(solver.getSolution().col_value)
+    if solver.getModelStatus() not in usable or len(values) != len(program.variables):
         status = solver.modelStatusToString(solver.getModelStatus())
         raise InvariantBroken(f"the placement program was not solved: {status}")
-    values = list(solver.getSolution().col_value)
     return tuple(
         float(round(value)) if variable.is_whole else max(0.0, value)
         for variable, value in zip(program.variables, values, strict=True)

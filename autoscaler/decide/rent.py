@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from autoscaler.decide.program import Program, Row, Variable, solve
@@ -16,6 +16,7 @@ SLACK = 0.1  # replicas
 HORIZON_H = 1.0  # a VM is priced as if kept this long, beside its boot
 _MISS_WORTH = 9.0  # what a missed replica-hour costs in units of the price of serving it
 _PRIOR_FAILED, _PRIOR_TRIED = 1.0, 20.0  # launches: one in twenty fails until something is known
+_WELCOME_WORTH = 0.75  # of the cheapest work: below 1, or VMs would be rented for it alone
 _PER_VM, _PER_NAME = 1e-4, 1e-7  # ties: fewer VMs, then a fixed order of names; far below a cent
 _SPREAD_PENALTY, _SHORT_PENALTY = (
     1e2,
@@ -72,12 +73,15 @@ class Wanted:
 
     Attributes:
         need: capacity, in reference replicas; a tenth may be missing.
+        welcome: capacity up to which more is worth something, though not a VM of its own: it decides between the
+            cheapest VM that just covers the need and a slightly dearer one with cheaper work.
         nodes: the least number of nodes.
         spread: what must survive the loss of one node or location; None when that is not asked for.
         launches, usd_per_hour: the most that may be rented; None for no bound.
     """
 
     need: float
+    welcome: float
     nodes: int
     spread: Spread | None
     launches: int | None
@@ -88,15 +92,49 @@ def choose_launches(
     candidates: Sequence[Candidate], rented: Sequence[Rented], wanted: Wanted
 ) -> list[Candidate]:
     """The offers to rent, one entry per VM, the cheapest work first. Deterministic."""
-    groups = group(candidates, by_location=bool(wanted.spread and wanted.spread.survive_location))
-    if not groups or wanted.launches == 0:
+    if wanted.launches == 0 or not candidates:
         return []
+    # Smaller VMs first, with no bound on their number. If what comes out keeps the bound it is the optimum of all,
+    # since each larger VM has an equal in smaller ones; only otherwise are the larger ones needed.
+    chosen = _solved(without_dominated(candidates), rented, replace(wanted, launches=None))
+    if wanted.launches is not None and len(chosen) > wanted.launches:
+        chosen = _solved(candidates, rented, wanted)
+    return sorted(chosen, key=lambda one: (one.usd_per_replica_hour, one.key))
+
+
+def _solved(
+    candidates: Sequence[Candidate], rented: Sequence[Rented], wanted: Wanted
+) -> list[Candidate]:
+    groups = group(candidates, by_location=bool(wanted.spread and wanted.spread.survive_location))
     values = solve(launch_program(groups, rented, wanted))
     chosen: list[Candidate] = []
     for members, count in zip(groups, values, strict=False):
         # round robin, emptier locations first: a stock-out then hits fewer of them
         chosen.extend(members[turn % len(members)] for turn in range(round(count)))
-    return sorted(chosen, key=lambda one: (one.usd_per_replica_hour, one.key))
+    return chosen
+
+
+def without_dominated(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Leave out what several smaller VMs in the same place give for no more money.
+
+    They come in finer steps, and the failure of one costs less.
+    """
+    kept: list[Candidate] = []
+    for one in sorted(candidates, key=lambda c: (c.units, c.cost, c.key)):
+        if not any(_dominates(smaller, one) for smaller in kept):
+            kept.append(one)
+    return kept
+
+
+def _dominates(smaller: Candidate, larger: Candidate) -> bool:
+    times = larger.units / smaller.units
+    return (
+        smaller.key.location == larger.key.location
+        and smaller.key != larger.key
+        and abs(times - round(times)) < 1e-9
+        and round(times) > 1
+        and round(times) * smaller.cost <= larger.cost * (1 + 1e-9)
+    )
 
 
 def group(candidates: Sequence[Candidate], *, by_location: bool) -> list[list[Candidate]]:
@@ -115,12 +153,13 @@ def launch_program(
 ) -> Program:
     """Minimise cost; cover the need and the least nodes first, the spread next, whatever they cost.
 
-    Variables: one count per group, then shortfalls of capacity, nodes and spread, then one 0/1 variable per group whose
-    single VM is so large that losing it could break the spread.
+    Variables: one count per group; shortfalls of capacity, nodes and spread; the welcome surplus; one 0/1 variable per
+    group whose single VM is so large that losing it could break the spread.
     """
     stands = sum(one.units for one in rented)
     target = wanted.need - SLACK
     dearest = max(members[0].cost for members in groups)
+    worth = _WELCOME_WORTH * min(members[0].cost / members[0].units for members in groups)
     counts = [
         _count(index, members, wanted, target - stands, len(rented))
         for index, members in enumerate(groups)
@@ -130,11 +169,12 @@ def launch_program(
         Variable("short of capacity", dearest * _SHORT_PENALTY, 0.0, math.inf, is_whole=False),
         Variable("short of nodes", dearest * _SHORT_PENALTY, 0.0, math.inf, is_whole=False),
         Variable("short of spread", dearest * _SPREAD_PENALTY, 0.0, math.inf, is_whole=False),
+        Variable("welcome", -worth, 0.0, max(0.0, wanted.welcome - target), is_whole=False),
     ]
     units = tuple((index, members[0].units) for index, members in enumerate(groups))
     ones = tuple((index, 1.0) for index in range(first))
     rows = [
-        Row("capacity", (*units, (first, 1.0)), target - stands),
+        Row("capacity", (*units, (first, 1.0), (first + 3, -1.0)), target - stands),
         Row("nodes", (*ones, (first + 1, 1.0)), float(wanted.nodes - len(rented))),
     ]
     if wanted.launches is not None:
@@ -144,7 +184,7 @@ def launch_program(
             (i, -float(members[0].price_per_hour.usd)) for i, members in enumerate(groups)
         )
         rows.append(Row("USD per hour", prices, -wanted.usd_per_hour - 1e-9))
-    used, spread_rows = _spread(groups, rented, wanted, counts, first + 3)
+    used, spread_rows = _spread(groups, rented, wanted, counts, first + 4)
     return Program((*counts, *short, *used), (*rows, *spread_rows))
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from autoscaler.decide import LawMemory, Profiles, Work, decide, replica_capacity
+from autoscaler.decide import LawMemory, Profiles, Work, decide
 from autoscaler.decide.capacity import reference_offer
 from autoscaler.domain.decision import Decision
 from autoscaler.domain.ids import DecisionId, IntentId, ModelName, NodeName
@@ -30,7 +30,7 @@ GPUS = {  # name: (USD per GPU and hour, GB, type stem)
 }
 
 
-@dataclass
+@dataclass(repr=False)
 class World:
     """One model's surroundings; a test changes what it is about and asks for a decision."""
 
@@ -52,8 +52,7 @@ class World:
         """Requests/s that one reference replica serves of the policy's typical request."""
         typical = Work(self.policy.typical.prompt_tokens, self.policy.typical.output_tokens)
         found = reference_offer(self.policy, self.market.offers, typical, self.profiles)
-        assert found is not None
-        return found[1].requests_per_s
+        return 1.0 if found is None else found[1].requests_per_s
 
     @property
     def settled(self) -> LawMemory:
@@ -105,13 +104,23 @@ class World:
             decision = self.decide(demand, **more)
         return decision
 
+    def restart(self, memory: LawMemory) -> None:
+        """Noon again, with nothing rented, seen or decided."""
+        self.nodes, self.history, self.decisions = (), (), []
+        self.now, self.memory = self.market.at, memory
+
     def add(self, count: int = 1, state: State = State.READY, **more: Any) -> None:
         """Nodes on the reference type, unless said otherwise."""
-        self.nodes = (*self.nodes, *(node(len(self.nodes) + i, state, **more) for i in range(count)))
+        self.nodes = (
+            *self.nodes,
+            *(node(len(self.nodes) + i, state, **more) for i in range(count)),
+        )
 
     def change(self, **more: Any) -> None:
         """Another policy, as the same file with these keys changed."""
-        self.policy = policy(**{**self.policy.model_dump(exclude_unset=True, by_alias=True), **more})
+        self.policy = policy(
+            **{**self.policy.model_dump(exclude_unset=True, by_alias=True), **more}
+        )
 
 
 _REQUIRED = (FigureName.ARRIVALS, FigureName.RUNNING, FigureName.WAITING)
