@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from autoscaler.cli.cloud import cloud_app
+from autoscaler.cli.demo import demo
 from autoscaler.cli.emulator import emulator
 from autoscaler.cli.gateway import gateway
 from autoscaler.cli.inspect import events, explain, nodes, plan, status
@@ -21,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
+    demo,
     run,
     validate,
     status,

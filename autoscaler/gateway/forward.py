@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 COLD_START = "x-autoscaler-cold-start"
 HELD_MS = "x-autoscaler-held-ms"
+ENDPOINT = "x-autoscaler-endpoint"  # the first thing that is asked about a bad answer
 
 _HOP_BY_HOP = frozenset(
     (
@@ -110,7 +111,7 @@ class Forwarder:
         is_whole = False
         try:
             head = await self._ask(call, endpoint, node)
-            response = await self._answer(call, node, head)
+            response = await self._answer(call, endpoint, node, head)
             is_whole = True
         except asyncio.CancelledError:
             figures.client_gone_total += 1
@@ -139,10 +140,12 @@ class Forwarder:
                 raise RequestError(504, "node_timeout", str(failure)) from failure
             raise RequestError(502, "node_failed", str(failure)) from failure
 
-    async def _answer(self, call: Call, node: NodeConnection, head: Head) -> web.StreamResponse:
+    async def _answer(
+        self, call: Call, endpoint: Endpoint, node: NodeConnection, head: Head
+    ) -> web.StreamResponse:
         client = call.request.protocol
         assert isinstance(client, ClientConnection)
-        response = _response_like(head, call.ticket)
+        response = _response_like(head, call.ticket, endpoint.id)
         passage = Passage(call.pool, call.ticket, node, client, self.settings.write_timeout_s)
         passage.begin(head.status, response.headers.get("Content-Type", ""))
         writer: StreamWriter | None = None
@@ -212,13 +215,14 @@ def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[by
     )
 
 
-def _response_like(head: Head, ticket: Ticket) -> web.StreamResponse:
+def _response_like(head: Head, ticket: Ticket, endpoint: str) -> web.StreamResponse:
     dropped = _HOP_BY_HOP | _named_by_connection(head.headers)
     headers = CIMultiDict(
         (name.decode("ascii"), value.decode("utf-8", "replace"))
         for name, value in head.headers
         if name.lower() not in dropped
     )
+    headers[ENDPOINT] = endpoint
     if ticket.waited_s:
         headers[HELD_MS] = str(round(ticket.waited_s * 1000))
     if ticket.is_cold:
