@@ -91,6 +91,7 @@ async def test_headers_pass_both_ways_but_those_of_one_connection_do_not(
     assert "x-hop" not in seen
     assert seen["host"] in url
     assert response.headers["X-Engine"] == "1"
+    assert response.headers["X-Autoscaler-Endpoint"] == "a"
     assert "Keep-Alive" not in response.headers
 
 
@@ -186,14 +187,17 @@ async def test_a_client_that_reads_nothing_is_cut_and_its_request_ended(
     start: Any, serve_with: Any
 ) -> None:
     ended = asyncio.Event()
+    written = 0
 
     async def flood(request: web.Request) -> web.StreamResponse:
+        nonlocal written
         await request.read()
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         try:
             while True:
                 await response.write(b"data: {}\n\n" * 10_000)
+                written += 100_000
         finally:
             ended.set()
 
@@ -211,6 +215,7 @@ async def test_a_client_that_reads_nothing_is_cut_and_its_request_ended(
         await gateway.until(lambda pool: pool["running"] == 0)
         writer.close()
         del reader
+    assert written < 50_000_000  # what the kernel's buffers take, and no memory of ours
 
 
 async def test_a_prompt_of_500_kb_and_one_of_3_mb_arrive_whole(gateway: Any, engine: Any) -> None:
