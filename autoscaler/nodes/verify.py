@@ -117,10 +117,13 @@ async def verify(
     for url in serving_urls(node, policy):
         try:
             await check_health(http, url, policy)
+        except NodeUnreachable as exc:
+            hint = "healthy on the node itself: does the firewall rule cover this host?"
+            return Progress(f"server: {exc} ({hint})", boot.stages)
+        try:
             await check_served_name(http, url, policy)
             speech = await try_request(http, url, policy)
         except NodeUnreachable as exc:
-            # healthy over there, silent from here: most often a firewall rule that does not cover us
             return Progress(f"server: {exc}", boot.stages)
         if speech.tokens_per_s is not None:
             speeds.append(speech.tokens_per_s)

@@ -65,7 +65,9 @@ async def ask(
     timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(10.0, timeout_s))
     method = "GET" if payload is None else "POST"
     data = None if payload is None else orjson.dumps(payload)
-    headers = {} if payload is None else {"Content-Type": "application/json"}
+    headers = {"Accept-Encoding": "identity"}  # the cap is on what arrives
+    if payload is not None:
+        headers["Content-Type"] = "application/json"
     began = time.monotonic()
     try:
         async with session.request(

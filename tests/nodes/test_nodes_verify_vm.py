@@ -8,11 +8,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from autoscaler.domain.node import Endpoint
 from autoscaler.domain.offer import Offer
 from autoscaler.emulator.machine import MachineSpec
 from autoscaler.emulator.machines.local import LocalMachines
 from autoscaler.errors import NodeUnreachable, VerificationFailed
-from autoscaler.nodes.verify import Verified, liveness, recheck, verify
+from autoscaler.nodes.verify import Progress, Verified, liveness, recheck, verify
 from autoscaler.nodes.verify_http import node_session
 from autoscaler.policy import Policy
 from tests.nodes.vm_parts import NONCE, access, machine, node, offer, policy, script, until
@@ -157,6 +158,23 @@ async def test_a_node_that_boots_again_is_verified_again(
     seen = await verified(vm, model, offer(), http)
 
     assert seen.stages[0].name == "host_key"
+
+
+async def test_a_server_that_cannot_be_reached_from_here_points_at_the_firewall(
+    machines: LocalMachines, http: aiohttp.ClientSession
+) -> None:
+    model = policy()
+    vm = machine(script(model, offer()).text, offer())
+    await machines.boot(vm, 0.05)
+    await verified(vm, model, offer(), http)
+    closed = Endpoint("n", f"http://{vm.address}:9999", capacity=1, weight=1)
+    row = node(model, offer(), vm.address, endpoints=(closed,))
+
+    async with access().connect(vm.address, await pin(vm.address)) as shell:
+        seen = await verify(shell, model, offer(), row, http)
+
+    assert isinstance(seen, Progress)
+    assert "does the firewall rule cover this host?" in seen.stage
 
 
 async def test_a_ready_nodes_gpus_are_looked_at_again(machines: LocalMachines) -> None:
