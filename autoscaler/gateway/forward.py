@@ -121,6 +121,7 @@ class Forwarder:
                 self.upstreams.give_back(endpoint.url, node)
             else:
                 node.abort()
+        call.pool.answered(endpoint, well=head.status < 500)
         if head.status < 500:
             figures.completed_total += 1
         else:
@@ -136,6 +137,7 @@ class Forwarder:
             )
         except NodeFailed as failure:
             call.pool.figures.failed_total += 1
+            call.pool.answered(endpoint, well=False)
             if isinstance(failure, NodeSilent):
                 raise RequestError(504, "node_timeout", str(failure)) from failure
             raise RequestError(502, "node_failed", str(failure)) from failure
@@ -159,6 +161,7 @@ class Forwarder:
                 await response.write_eof()
         except NodeFailed as failure:
             call.pool.figures.failed_total += 1
+            call.pool.answered(endpoint, well=False)
             _break_off(client, writer)
             raise ConnectionError("the node broke its answer off") from failure
         except OSError as gone:

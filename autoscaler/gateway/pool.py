@@ -22,6 +22,9 @@ from autoscaler.gateway.settings import PoolSettings, WaitBounds
 _REST_S = 0.1
 _REST_MAX_S = 10.0
 _REST_MAX_BEYOND_THIRD_S = 0.5
+# One that fails each request fails fast, looks idle, and so would draw all traffic: it rests after a streak.
+_ERROR_STREAK = 5
+_ERROR_REST_S = 5.0
 
 
 class EndpointState(StrEnum):
@@ -53,6 +56,7 @@ class Endpoint:
     drained_at: float | None = None
     last_request_ended_at: float | None = None
     connect_failures: int = 0  # in a row
+    error_streak: int = 0  # answers of status 500 and above, or none, in a row
     resting_until: float = 0.0  # monotonic
     is_probed: bool = False
     picked: int = 0
@@ -62,6 +66,8 @@ class Endpoint:
         if self.state is not EndpointState.ACTIVE:
             return False
         if self.max_inflight and self.in_flight >= self.max_inflight:
+            return False
+        if self.error_streak >= _ERROR_STREAK and now < self.resting_until:
             return False
         # After a failure one request tries the endpoint, while the others keep waiting.
         return not self.connect_failures or (not self.is_probed and now >= self.resting_until)
@@ -173,17 +179,25 @@ class Pool:
         self.figures.connect_failures_total += 1
         endpoint.connect_failures += 1
         endpoint.is_probed = False
-        resting = sum(1 for other in self.endpoints.values() if other.connect_failures)
-        share = len(self.endpoints) // 3 or (len(self.endpoints) > 1)
-        longest = _REST_MAX_S if resting <= share else _REST_MAX_BEYOND_THIRD_S
+        longest = _REST_MAX_S if self._may_rest(endpoint) else _REST_MAX_BEYOND_THIRD_S
         rest_s = min(longest, _REST_S * 2 ** min(endpoint.connect_failures - 1, 10))
         endpoint.resting_until = time.monotonic() + rest_s
         self._put_back(endpoint)
         self._wake_in(rest_s + 0.005)  # never before the rest is over
         self.dispatch()
 
+    def answered(self, endpoint: Endpoint, *, well: bool) -> None:
+        """Note how a request ended at an endpoint; `well` is an answer below status 500."""
+        endpoint.error_streak = 0 if well else endpoint.error_streak + 1
+        if endpoint.error_streak >= _ERROR_STREAK and self._may_rest(endpoint):
+            endpoint.resting_until = time.monotonic() + _ERROR_REST_S
+            self._wake_in(_ERROR_REST_S + 0.005)
+
     def is_ejected(self, endpoint: Endpoint) -> bool:
-        return endpoint.connect_failures > 0
+        is_resting = time.monotonic() < endpoint.resting_until
+        return endpoint.connect_failures > 0 or (
+            endpoint.error_streak >= _ERROR_STREAK and is_resting
+        )
 
     def dispatch(self) -> None:
         """Give endpoints to those who wait, in turn, as far as they reach."""
@@ -253,6 +267,11 @@ class Pool:
             ):
                 best, best_load = endpoint, load
         return best
+
+    def _may_rest(self, endpoint: Endpoint) -> bool:
+        """Say whether at most a third of the endpoints, but one of two, would rest with this one."""
+        others = sum(self.is_ejected(e) for e in self.endpoints.values() if e is not endpoint)
+        return others < (len(self.endpoints) // 3 or (len(self.endpoints) > 1))
 
     def _take(self, endpoint: Endpoint) -> Endpoint:
         self._picks += 1

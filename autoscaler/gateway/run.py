@@ -157,7 +157,14 @@ class Gateway:
 
 @contextlib.asynccontextmanager
 async def _served(app: web.Application, sockets: list[socket.socket]) -> AsyncIterator[None]:
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=1.0,
+        handler_cancellation=True,  # a daemon that died leaves no one waiting
+        keepalive_timeout=75.0,
+    )
     await runner.setup()
     try:
         for opened in sockets:

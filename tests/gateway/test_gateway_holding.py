@@ -6,6 +6,8 @@ import asyncio
 import json
 from typing import Any
 
+from aiohttp import web
+
 MODEL = "org/chat-8b"
 
 
@@ -192,3 +194,31 @@ async def test_every_request_is_accounted_for(gateway: Any, engine: Any) -> None
     assert signals["client_gone_total"] == 1
     assert signals["rejected_total"] == {"hold_requests": 1}
     assert signals["in_flight"] == signals["waiting"] == signals["waiting_bytes"] == 0
+
+
+async def test_an_endpoint_that_fails_fast_does_not_draw_all_requests(
+    gateway: Any, engine: Any, serve_with: Any
+) -> None:
+    async def fail(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=500)
+
+    async with serve_with(fail) as broken:
+        await gateway.add("broken", broken, weight=100)
+        await gateway.add("sound", engine.url)
+        answers = [await gateway.chat() for _ in range(40)]
+
+    assert [status for status, _, _ in answers].count(500) == 5
+    assert (await gateway.pool_state())["endpoints"]["broken"]["ejected"]
+
+
+async def test_the_only_endpoint_is_asked_however_often_it_fails(
+    gateway: Any, serve_with: Any
+) -> None:
+    async def fail(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=500)
+
+    async with serve_with(fail) as broken:
+        await gateway.add("broken", broken)
+        answers = [await gateway.chat() for _ in range(10)]
+
+    assert [status for status, _, _ in answers] == [500] * 10
