@@ -157,7 +157,22 @@ async def test_haproxys_queue_and_arrivals_are_seen_and_the_activators_are_not(
         texts = await asyncio.gather(*clients)
         busy = await source.read(target(node.url), noon + timedelta(seconds=30))
         await tell(socket_path, "set server m/n1 state maint")
-        held = await get(session, url)
+        is_held, let_go = asyncio.Event(), asyncio.Event()
+
+        async def hold(_request: web.Request) -> web.StreamResponse:
+            is_held.set()
+            await let_go.wait()
+            return web.Response(text="held")
+
+        activator.answer = hold
+        sixth = asyncio.create_task(get(session, url))
+        await asyncio.wait_for(is_held.wait(), 5)
+        meanwhile = [
+            figures(await of.read(target(), noon + timedelta(seconds=40)))[F.RUNNING]
+            for of in (source, by_its_page)
+        ]
+        let_go.set()
+        held = await sixth
         zero = await source.read(target(), noon + timedelta(seconds=45))
         zero_by_page = await by_its_page.read(target(), noon + timedelta(seconds=45))
     gone = await source.read(target(node.url), noon + timedelta(seconds=60))
@@ -167,6 +182,7 @@ async def test_haproxys_queue_and_arrivals_are_seen_and_the_activators_are_not(
     assert texts == ["done"] * 5
     assert figures(busy) == pytest.approx({F.WAITING: 0, F.RUNNING: 0, F.ARRIVALS: 5 / 30})
     assert held == "held"
+    assert meanwhile == [0, 0]
     assert figures(zero)[F.ARRIVALS] == pytest.approx(5 / 45)  # the sixth is the activator's
     assert (figures(full)[F.WAITING], figures(full)[F.RUNNING]) == (3, 2)
     assert figures(zero_by_page)[F.ARRIVALS] == pytest.approx(5 / 45)
