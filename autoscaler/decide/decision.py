@@ -58,6 +58,9 @@ def decide(
     yardstick = Yardstick.of(policy, market, work, table, memory.reference)
     lead = _lead(policy, market, fleet, yardstick)
     memory = stabilize.begin_pass(policy, memory, evidence, fleet, lead, now)
+    if policy.nodes.max == 0:
+        none = _Pass(policy, evidence, fleet, yardstick, lead, now, decision_id)
+        return _none_allowed(none, memory)
     if yardstick is None:
         why = _why_nothing_fits(policy, market, work, table)
         return _hold(
@@ -184,8 +187,6 @@ def _situation(
 def _last_node(this: _Pass, memory: LawMemory) -> Recommendation | None:
     """The rules between 0 and 1: wake at once, keep the last node until it has been idle for long enough."""
     policy, evidence, now = this.policy, this.evidence, this.now
-    if policy.nodes.max == 0:
-        return None
     if stabilize.may_go_to_zero(policy, memory, this.fleet, this.lead, now):
         idle_s = (now - (memory.idle_since or now)).total_seconds()
         return Recommendation(ZERO, 0.0, f"nothing came and nothing ran for {idle_s:.0f} s", now)
@@ -257,6 +258,30 @@ def _reason(
     if verdict is Verdict.HOLD:
         text += f". Nothing is given back: {'; '.join(reason for reason, _ in blockers)}"
     return text
+
+
+def _none_allowed(this: _Pass, memory: LawMemory) -> tuple[Decision, LawMemory]:
+    """Give everything back, whatever the signals: a person said so (`nodes.max = 0`, or a retired model)."""
+    reason = "the policy allows no nodes"
+    rule = Recommendation(limits.BOUNDS, 0.0, reason, this.now)
+    decision = Decision(
+        id=this.id,
+        model=this.policy.name,
+        at=this.now,
+        verdict=Verdict.IN if this.fleet.ready or this.fleet.coming else Verdict.KEEP,
+        demand=None,
+        raw=0.0,
+        want=0,
+        have=round(this.have, 4),
+        ready=round(this.ready, 4),
+        binding=limits.BOUNDS,
+        reason=reason,
+        recommendations=(rule,),
+        release_allowed=True,
+        reference="" if this.yardstick is None else this.yardstick.reference_type,
+        need=0.0,
+    )
+    return decision, replace(memory, need=0.0, want=0)
 
 
 def _hold(policy: Policy, this: _Pass, memory: LawMemory, why: str) -> tuple[Decision, LawMemory]:

@@ -69,7 +69,7 @@ def judge(policy: Policy, history: Sequence[Signals], fleet: Fleet, now: datetim
         age_s = (now - signals.at).total_seconds()
         why = f"the last signals are {age_s:.0f} s old" if history else "no signals yet"
         return Evidence(None, None, None, None, None, None, None, 0, (why,))
-    arrivals = _figure(signals, FigureName.ARRIVALS)
+    arrivals = _arrivals(policy, history)
     running = _figure(signals, FigureName.RUNNING)
     waiting = _figure(signals, FigureName.WAITING)
     if signals.idle:
@@ -95,6 +95,18 @@ def judge(policy: Policy, history: Sequence[Signals], fleet: Fleet, now: datetim
         held=signals.held,
         missing=missing,
     )
+
+
+def _arrivals(policy: Policy, history: Sequence[Signals]) -> float | None:
+    """Arrivals/s over the demand window: the source's own rate, averaged over what the window has beyond it."""
+    latest = _figure(history[-1], FigureName.ARRIVALS)
+    longer = policy.scaling.demand_window - policy.signals.window
+    if latest is None or longer <= timedelta(0):
+        return latest
+    since = history[-1].at - longer
+    rates = [_figure(past, FigureName.ARRIVALS) for past in history if past.at > since]
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) / len(known)
 
 
 def _figure(signals: Signals, name: FigureName) -> float | None:

@@ -309,6 +309,26 @@ def test_the_policys_most_nodes_bound_the_want(world: World) -> None:
     assert "does not rise above 4: the policy allows 4 nodes" in decision.counterfactuals
 
 
+def test_no_nodes_allowed_gives_all_back_even_without_signals(world: World) -> None:
+    world.add(2)
+    world.change(nodes={"min": 0, "max": 0})
+    world.memory = LawMemory()
+
+    decision = world.decide(None)
+
+    assert (decision.want, decision.verdict) == (0, Verdict.IN)
+    assert decision.release_allowed
+
+
+def test_a_longer_demand_window_averages_the_arrivals(world: World) -> None:
+    world.add(4)
+    world.change(scaling={"demand_window": "120s"})
+    world.passes(1.0, timedelta(seconds=45))
+    world.now += timedelta(seconds=15)
+
+    assert world.decide(2.0).demand == pytest.approx((3 * 1.0 + 2.0) / 4, rel=0.01)
+
+
 def test_a_full_cache_asks_for_one_more_at_most(world: World) -> None:
     world.add(2)
 
