@@ -169,6 +169,49 @@ async def test_a_port_that_accepts_and_stays_mute_is_given_up_in_time(
                 pass
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"SSH-2.0-x\r\n" + bytes(range(256)) * 8,
+        b"SSH-2.0-x\r\n\xff\xff\xff\xff" + b"\0" * 64,
+        b"SSH-1.5-old\r\n",
+        b"A" * 100_000,
+    ],
+)
+async def test_a_port_that_speaks_something_else_is_unreachable(
+    host_key: asyncssh.SSHKey, said: bytes
+) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            writer.write(said)
+            await writer.drain()
+            await reader.read(1)
+            writer.close()
+            await writer.wait_closed()
+
+    listening = await asyncio.start_server(speak, HERE, 0)
+    ssh = access(listening.sockets[0].getsockname()[1], timeout_s=0.5)
+    async with listening:
+        with pytest.raises(NodeUnreachable):
+            await ssh.first_contact(HERE, NONCE)
+        with pytest.raises(NodeUnreachable):
+            async with ssh.connect(HERE, public(host_key)):
+                pass
+
+
+async def test_a_host_with_another_kind_of_key_only_gets_no_command() -> None:
+    pinned = public(asyncssh.generate_private_key("ssh-ed25519"))
+
+    async with server(runs, asyncssh.generate_private_key("ecdsa-sha2-nistp256")) as ssh:
+        with pytest.raises(NodeUnreachable):
+            await ssh.first_contact(HERE, NONCE)
+        with pytest.raises(NodeUnreachable):
+            async with ssh.connect(HERE, pinned):
+                pass
+
+
 # commands
 
 

@@ -204,6 +204,26 @@ async def test_the_proof_of_the_host_key_is_the_hmac_that_the_daemon_computes(bo
     assert is_proven(box.read("host_key_proof"), NONCE, key)
 
 
+async def test_a_host_key_that_is_replaced_while_the_machine_comes_up_is_proven_too(
+    box: Box,
+) -> None:
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
+    public = box.root / "etc/ssh/ssh_host_ed25519_key.pub"
+    box.command("iptables", f"printf %s '{other}' >'{public}'")  # as late as the firewall's stage
+
+    async with healthy(box):
+        await box.run(script(policy(), offer()).text)
+
+    assert is_proven(box.read("host_key_proof"), NONCE, other)
+
+
+async def test_a_power_off_asks_every_server_to_end(box: Box) -> None:
+    await box.run(script(policy(), offer(2)).shutdown)
+
+    (call,) = box.docker("stop")
+    assert call[-2:] == ["autoscaler-0", "autoscaler-1"]
+
+
 async def test_an_old_driver_fails_before_the_pull_and_names_what_would_fit(box: Box) -> None:
     model = policy(server={"image": "vllm/vllm-openai:v0.10.2"})
 
