@@ -399,6 +399,64 @@ async def test_a_delete_that_lies_is_not_believed(
     assert await gone(emulator, emulated, machine.id)
 
 
+async def test_an_operation_that_never_ends_is_under_way_and_its_machine_is_seen(
+    emulated: MkinfCloud, emulator: Party, admin: Admin
+) -> None:
+    await admin.fault("operation_stuck", call="create_vm")
+    wanted = request(await cheapest(emulated))
+
+    created = await emulated.create(wanted)
+
+    await running(emulator, emulated, wanted.name)
+    operation = await emulated.operation(created.operation_id)
+    assert operation is not None
+    assert operation.state is OperationState.IN_PROGRESS
+
+
+async def test_an_operation_that_succeeds_without_a_machine_shows_none(
+    emulated: MkinfCloud, emulator: Party, admin: Admin
+) -> None:
+    await admin.fault("no_vm")
+    wanted = request(await cheapest(emulated))
+
+    done = await finished(emulator, emulated, await emulated.create(wanted))
+
+    assert done.state is OperationState.SUCCEEDED
+    assert not (await emulated.inventory()).named(wanted.name)
+
+
+async def test_an_os_disk_that_a_deleted_machine_left_is_listed_and_goes(
+    emulated: MkinfCloud, emulator: Party, admin: Admin
+) -> None:
+    await admin.fault("os_disk_left")
+    wanted = request(await cheapest(emulated))
+    await emulated.create(wanted)
+    machine = await running(emulator, emulated, wanted.name)
+    await emulated.delete(machine.id)
+    await gone(emulator, emulated, machine.id)
+
+    (left,) = [disk for disk in await emulated.disks() if disk.id in machine.disk_ids]
+    assert left.name == f"OS-disk-{machine.id}"
+    await emulated.delete_disk(left.id)
+
+    async def swept() -> bool | None:
+        return None if left.id in {disk.id for disk in await emulated.disks()} else True
+
+    assert await emulator.eventually(swept, 60)
+
+
+async def test_a_machine_that_vanished_is_absent_from_a_complete_inventory(
+    emulated: MkinfCloud, emulator: Party, admin: Admin
+) -> None:
+    wanted = request(await cheapest(emulated))
+    await emulated.create(wanted)
+    machine = await running(emulator, emulated, wanted.name)
+
+    await admin.vanish(machine.id)
+
+    assert await gone(emulator, emulated, machine.id)
+
+
 async def test_stock_that_was_said_may_not_be_there(
     emulated: MkinfCloud, emulator: Party, admin: Admin
 ) -> None:
