@@ -63,7 +63,7 @@ def ps(host: Host, arguments: Sequence[str]) -> None:
     every = bool(options.flags & {"-a", "--all", "-aq", "-qa"})
     quiet = bool(options.flags & {"-q", "--quiet", "-aq", "-qa"})
     rows = []
-    for container in host.containers():
+    for container in reversed(host.containers()):
         row = container.row()
         if not every and row["State"] not in ("running", "restarting"):
             continue

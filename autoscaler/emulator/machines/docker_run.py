@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -100,6 +101,12 @@ def published_ports(options: Options) -> list[str]:
     return pairs
 
 
+def has_old_metrics(image: str) -> bool:
+    """Whether an image's vLLM has the metric names of before 0.9.2; a tag that says nothing has not."""
+    version = re.match(r"vllm/vllm-openai:v(\d+)\.(\d+)\.(\d+)", image)
+    return version is not None and tuple(map(int, version.groups())) < (0, 9, 2)
+
+
 def engine_command(
     host: Host, options: Options, dialect: str, gpus: int, words: Sequence[str], own: Path
 ) -> str:
@@ -121,6 +128,7 @@ def engine_command(
     argv += [f"--published={pair}" for pair in published_ports(options)]
     argv += ["--host-network"] if network == "host" else []
     argv += ["--fault", facts["EMULATED_ENGINE_FAULT"]] if facts["EMULATED_ENGINE_FAULT"] else []
+    argv += ["--vllm-metrics", "v0"] if has_old_metrics(options.words[0]) else []
     argv += ["--real-llama-cpp"] if facts["EMULATED_REAL_LLAMA_CPP"] else []
     argv += shlex.split(facts["EMULATED_ENGINE_ARGUMENTS"])
     argv += ["--", *entrypoint, *words]
@@ -170,7 +178,7 @@ def create(host: Host, options: Options, directory: Path, dialect: str, gpus: Se
     about = {
         "id": secrets.token_hex(32),
         "image": image,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": precise_time(time.time_ns()),
         "arguments": words,
         "policy": policy,
         "retries": int(retries or 0),
@@ -194,6 +202,12 @@ def create(host: Host, options: Options, directory: Path, dialect: str, gpus: Se
     (directory / "settings").write_text("\n".join([*lines, ""]))
     (directory / "about").write_text(json.dumps(about))
     return str(about["id"])
+
+
+def precise_time(nanoseconds: int) -> str:
+    """An instant as docker writes it; fine enough to order containers by."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    return time.strftime(f"%Y-%m-%dT%H:%M:%S.{rest:09}Z", time.gmtime(seconds))
 
 
 def attach(container: Container, *, remove: bool) -> NoReturn:

@@ -104,6 +104,7 @@ class LocalMachines:
         self._engine_arguments = tuple(engine_arguments)
         self._namespace = namespace
         self._machines: dict[str, _Machine] = {}
+        self._booted: set[str] = set()  # and not destroyed since
 
     async def boot(self, spec: MachineSpec, ssh_after_s: float) -> str:
         """Start the VM's processes; see `MachineBackend`.
@@ -122,6 +123,7 @@ class LocalMachines:
         if self._namespace is None:
             self._namespace = await asyncio.to_thread(namespaces_allowed)
         layout = Layout(self._root / spec.vm_id)
+        self._booted.add(spec.vm_id)
         layout.prepare(
             spec,
             engine_arguments=self._engine_arguments,
@@ -187,6 +189,7 @@ class LocalMachines:
     async def destroy(self, vm_id: str) -> None:
         """Kill the VM and remove its directory. Unknown is no error."""
         await self.kill(vm_id)
+        self._booted.discard(vm_id)
         directory = self._root / vm_id
         if directory.parent == self._root:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
@@ -200,5 +203,5 @@ class LocalMachines:
         return machine is not None and machine.supervisor.is_running
 
     async def close(self) -> None:
-        """Kill every VM. Their directories stay; `destroy` removes one."""
-        await asyncio.gather(*(self.kill(vm_id) for vm_id in list(self._machines)))
+        """Kill every VM that was ever booted here, and remove its directory."""
+        await asyncio.gather(*(self.destroy(vm_id) for vm_id in list(self._booted)))

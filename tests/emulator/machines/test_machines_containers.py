@@ -97,11 +97,11 @@ async def test_docker_keeps_what_was_to_run_over_a_reboot(
     connection = await log_in(machine, await machines.boot(machine, 0.0))
 
     running = await run(connection, "docker ps --format '{{.Names}}'")
-    assert running.split() == ["always", "unless-stopped"]
+    assert running.split() == ["unless-stopped", "always"]  # the newest first, as docker lists
     every = await run(
         connection, "docker ps -a --filter name=stop --format '{{.Names}} {{.State}}'"
     )
-    assert every.splitlines() == ["unless-stopped running", "stopped exited"]
+    assert every.splitlines() == ["stopped exited", "unless-stopped running"]
 
 
 async def test_a_published_port_is_the_machines_and_names_are_taken_once(
@@ -138,6 +138,22 @@ async def test_a_gated_model_needs_the_token_that_the_container_was_given(
     assert await run(connection, "docker inspect -f '{{.State.ExitCode}}' bare") == "1"
     assert (await ask(f"http://{machine.address}:8002/health"))[0] == 200
     assert "hf_secret" not in await run(connection, "ps axww -o args; docker inspect good")
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [("v0.8.5", "vllm:gpu_cache_usage_perc"), ("v0.10.2", "vllm:kv_cache_usage_perc")],
+)
+async def test_an_old_vllm_image_has_the_metric_names_of_its_time(
+    machines: LocalMachines, spec: Build, log_in: LogIn, ask: Ask, tag: str, name: str
+) -> None:
+    machine = spec()
+    connection = await log_in(machine, await machines.boot(machine, 0.0))
+    await run(connection, f"docker run -d -p 8000:8000 vllm/vllm-openai:{tag} --model demo/chat-8b")
+
+    page = (await ask(f"http://{machine.address}:8000/metrics"))[1]
+
+    assert f"{name}{{" in page
 
 
 async def test_garbage_comes_from_a_server_that_says_it_is_healthy(

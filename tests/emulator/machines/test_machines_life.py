@@ -201,6 +201,20 @@ async def test_destroy_removes_the_directory_and_an_unknown_machine_is_no_error(
     assert not machines.is_running("nobody")
 
 
+async def test_closing_the_backend_leaves_neither_process_nor_directory(
+    spec: Build, tmp_path: Path, isolated: bool
+) -> None:
+    machines = LocalMachines(tmp_path, namespace=isolated)
+    for vm_id in ("a", "b"):
+        await machines.boot(spec(vm_id=vm_id, startup_script=DAEMONS), 0.0)
+    await machines.kill("b")
+
+    await machines.close()
+
+    assert processes_below(tmp_path) == []
+    assert os.listdir(tmp_path) == []
+
+
 async def test_an_address_that_is_taken_is_an_error_at_boot(
     machines: LocalMachines, spec: Build
 ) -> None:
