@@ -162,6 +162,11 @@ class ClientServer:
                 async with asyncio.timeout(timeout_s):
                     await self._emptied.wait()
 
+    def abort_all(self) -> None:
+        """Drop every connection."""
+        for connection in tuple(self.connections):
+            connection.abort()
+
     async def shutdown(self) -> None:
         """End every connection at once, whatever it does."""
         await self.server.shutdown(0.01)  # 0 would mean no limit

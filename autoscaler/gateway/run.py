@@ -63,9 +63,12 @@ class Gateway:
     addresses: list[tuple[str, int]] = field(default_factory=list)
     metrics_address: tuple[str, int] | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _clients: ClientServer | None = None
 
     def stop(self) -> None:
-        """Begin to end: what runs may finish. A second call changes nothing."""
+        """Begin to end: what runs may finish. Asked a second time, cut it."""
+        if self._stopping.is_set() and self._clients is not None:
+            self._clients.abort_all()
         self._stopping.set()
 
     async def run(self) -> None:
@@ -86,6 +89,7 @@ class Gateway:
             clients = ClientServer(
                 web.Server(front.handle, handler_cancellation=True), self.settings, loop
             )
+            self._clients = clients
             stack.push_async_callback(clients.shutdown)
             control = Control(pools, state_file)
             client_sockets, control_sockets = self._bind(stack)

@@ -116,6 +116,27 @@ async def test_the_drain_timeout_bounds_the_end(tmp_path: Path, port: int, engin
             assert await running.wait() == 0
 
 
+async def test_a_second_signal_cuts_what_the_first_let_finish(
+    tmp_path: Path, port: int, engine: Any
+) -> None:
+    engine.gate.clear()
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    async with process(tmp_path, port) as running, aiohttp.ClientSession() as client:
+        await tell(tmp_path, "POST", "pools/put", model=MODEL)
+        await tell(tmp_path, "POST", "endpoints/add", model=MODEL, id="a", url=engine.url)
+        stream = await client.post(url, json=ASK)
+
+        running.send_signal(signal.SIGINT)
+        async with asyncio.timeout(10):
+            while not (await tell(tmp_path, "GET", "state"))["stopping"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        with pytest.raises(aiohttp.ClientError):
+            await stream.read()
+        async with asyncio.timeout(10):
+            assert await running.wait() == 0
+
+
 async def test_a_killed_gateway_serves_at_once_when_it_returns(
     tmp_path: Path, port: int, engine: Any
 ) -> None:
