@@ -12,6 +12,7 @@ from aiohttp import web
 
 from autoscaler.cloud.mkinf.client import MkinfClient
 from autoscaler.cloud.mkinf.credentials import AccessKey, Password, SecretFile
+from autoscaler.cloud.mkinf.values import VmRequest
 from autoscaler.cloud.secret import Secret
 from autoscaler.errors import AuthFailed, CloudUnavailable, ConfigError
 from tests.cloud.scripted import Connect, FastClock, ScriptedMkinf, cut, status
@@ -128,6 +129,21 @@ async def test_a_token_refused_before_its_time_is_renewed_and_the_call_repeated(
     await signed_in.vms()
 
     assert bearers(mkinf) == ["canary-access-1", "canary-access-2"]
+
+
+async def test_a_create_refused_for_its_token_is_not_sent_twice_though_the_token_is_renewed(
+    mkinf: ScriptedMkinf, signed_in: MkinfClient
+) -> None:
+    mkinf.on("POST /auth/token", token(1), token(2))
+    mkinf.on("POST P/vms", REFUSED)
+
+    with pytest.raises(CloudUnavailable) as caught:
+        await signed_in.create_vm(VmRequest("box-1", "t", "l", "i", "k"))
+    await signed_in.vms()
+
+    assert not isinstance(caught.value, AuthFailed)
+    assert len(mkinf.calls("POST P/vms")) == 1
+    assert bearers(mkinf)[-1] == "canary-access-2"
 
 
 async def test_a_renewal_that_fails_leaves_a_token_that_is_still_good(

@@ -140,7 +140,7 @@ class Session:
             raise OutcomeUnknown(f"accepted, but not understood: {exc}") from exc
 
     async def _authorized(self, call: Call) -> Response:
-        """Send; if the credential is refused (so nothing was done), once more with another."""
+        """Send; if the credential is refused, once more with another where repeating is safe."""
         deadline = self._deadline(call)
         for is_last in (False, True):
             bearer = await self._in_time(deadline, self._auth.bearer())
@@ -153,6 +153,9 @@ class Session:
                 raise failure
             if is_last or not await self._in_time(deadline, self._auth.renew(bearer)):
                 break
+            if not call.may_repeat:
+                # A name goes out in one create call, ever, even where the first was refused.
+                raise CloudUnavailable(f"{failure}. It is renewed now; this is not sent twice")
         if response.status == 401 and call.endpoint.is_project_scoped:
             # Others may be closed to a project's key, which is no reason to leave it alone.
             self._auth.refused()
