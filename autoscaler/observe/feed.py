@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 # A source bounds itself by its own timeout; this is for one that does not.
 _SLACK_S = 1.0
+# Who asks while another asks gets the other's answer, when it is no more than this much newer.
+_SAME_READING = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,10 @@ class FeedSettings:
 
 
 class SignalFeed:
-    """Owns a model's sources. One `read` at a time.
+    """Owns a model's sources.
+
+    Reads may overlap (a pass, and an operator who asks for the plan): they take turns, since counters are followed from
+    one reading to the next.
 
     Attributes:
         feeders: in the policy's order.
@@ -67,6 +72,7 @@ class SignalFeed:
         self.settings = settings
         self._history: deque[Signals] = deque(maxlen=settings.keep)
         self._troubles: dict[str, str] = {}
+        self._turn = asyncio.Lock()
 
     @property
     def history(self) -> Sequence[Signals]:
@@ -92,23 +98,28 @@ class SignalFeed:
             ttft_target_s=self.settings.ttft_target_s,
             itl_target_s=self.settings.itl_target_s,
         )
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._ask(f, target, now)) for f in self.feeders]
-        readings = [task.result() for task in tasks]
-        answers = [
-            Answer(reading, feeder.role, feeder.max_age)
-            for reading, feeder in zip(readings, self.feeders, strict=True)
-        ]
-        self._remember(merge(answers, now, self._history[-1] if self._history else None))
-        return self.history
+        async with self._turn:
+            last = self._history[-1] if self._history else None
+            if last is None or not timedelta(0) <= last.at - now < _SAME_READING:
+                self._remember(merge(await self._ask_all(target, now), now, last))
+            return self.history
 
     async def close(self) -> None:
-        """Close every source, whatever another one's closing does."""
-        for feeder in self.feeders:
-            try:
-                await feeder.source.close()
-            except Exception:
-                log.exception("source_close_failed", source=feeder.source.name)
+        """Close every source, after the read that goes on, whatever another one's closing does."""
+        async with self._turn:
+            for feeder in self.feeders:
+                try:
+                    await feeder.source.close()
+                except Exception:
+                    log.exception("source_close_failed", source=feeder.source.name)
+
+    async def _ask_all(self, target: Target, now: datetime) -> list[Answer]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._ask(f, target, now)) for f in self.feeders]
+        return [
+            Answer(task.result(), feeder.role, feeder.max_age)
+            for task, feeder in zip(tasks, self.feeders, strict=True)
+        ]
 
     async def _ask(self, feeder: Feeder, target: Target, now: datetime) -> Reading:
         source = feeder.source
@@ -122,7 +133,8 @@ class SignalFeed:
             # a bug or a page beyond imagination: the other sources, and the other models, go on
             log.exception("source_read_failed", source=source.name, model=target.model)
             return self._down(source, now, f"failed: {type(exc).__name__}")
-        self._note(source.name, reading)
+        if target.endpoints or feeder.role is not Role.INSIDE:  # no node: silence is no news
+            self._note(source.name, reading)
         return reading
 
     def _down(self, source: Source, now: datetime, reason: str) -> Reading:
@@ -149,7 +161,7 @@ class SignalFeed:
             )
 
     def _remember(self, signals: Signals) -> None:
-        if self._history and signals.at <= self._history[-1].at:
+        if self._history and signals.at < self._history[-1].at:
             # the clock was set back: what is dated ahead would stay newest for ever
             kept = [old for old in self._history if old.at < signals.at]
             self._history.clear()

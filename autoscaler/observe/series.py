@@ -150,9 +150,10 @@ class Tracker:
             is_new: it is known by other means to have started lately.
             is_settled: False keeps its latencies out of windows that ask for settled ones only.
         """
-        if at_s < self._latest_s:
+        if at_s < self._latest_s - self._max_gap_s:
             self._forget()  # the clock was set back: no difference across that is true
-        self._latest_s = at_s
+            self._latest_s = at_s
+        self._latest_s = max(at_s, self._latest_s)
         if self._begun_s is None:
             self._begun_s = at_s
         groups = {(key.what, key.edge) for key in values}
@@ -170,7 +171,7 @@ class Tracker:
             if interval is not None:
                 self._append(known, interval)
         else:
-            return  # the same instant twice
+            return  # the same instant twice, or an answer that was overtaken
         known.last = dict(values)
         known.last_s = at_s
         known.start_mark = start_mark

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import Endpoint
-from autoscaler.domain.signals import Figure, FigureName
+from autoscaler.domain.signals import Figure, FigureName, Gap
 from autoscaler.observe.feed import Feeder, FeedSettings, SignalFeed
 from autoscaler.observe.merge import Role
 from autoscaler.observe.protocol import Reading, Target
@@ -45,6 +46,17 @@ class Scripted:
     async def close(self) -> None:
         self.is_closed = True
         raise OSError("closing failed")
+
+
+class Mute(Scripted):
+    """A source that answers with gaps until it is told to speak."""
+
+    is_mute = True
+
+    async def read(self, target: Target, now: datetime) -> Reading:
+        if self.is_mute:
+            return Reading(self.name, now, gaps=(Gap(F.RUNNING, self.name, "down"),))
+        return Reading(self.name, now, ((F.RUNNING, Figure(1.0, now, self.name)),))
 
 
 def feed(*sources: Scripted, keep: int = 100, role: Role = Role.FRONT) -> SignalFeed:
@@ -129,6 +141,40 @@ async def test_a_clock_set_back_leaves_no_signals_of_the_future() -> None:
     history = await fed.read((), (), NOON + timedelta(minutes=2, seconds=30))
 
     assert [signals.at.minute for signals in history] == [0, 1, 2, 2]
+
+
+async def test_silence_is_said_once_and_not_where_there_is_no_node_to_ask() -> None:
+    endpoint = Endpoint("n0", "http://127.0.0.1:1", 8, 1)
+    minute = timedelta(minutes=1)
+    source = Mute("engine")
+    fed = SignalFeed(
+        [Feeder(source, Role.INSIDE, 1.0, minute)], FeedSettings(ModelName("m"), minute, 9, minute)
+    )
+
+    with capture_logs() as at_zero:
+        await fed.read((), (), NOON)
+    with capture_logs() as logged:
+        for second in (10, 20, 30):
+            await fed.read([endpoint], (), NOON + timedelta(seconds=second))
+        source.is_mute = False
+        await fed.read([endpoint], (), NOON + timedelta(seconds=40))
+
+    assert at_zero == []
+    assert [entry["event"] for entry in logged] == ["source_silent", "source_recovered"]
+
+
+async def test_reads_that_overlap_take_turns_and_share_an_answer() -> None:
+    source = Scripted("a", 1.0, 2.0, 3.0)
+    fed = feed(source)
+
+    later, sooner = await asyncio.gather(
+        fed.read((), (), NOON + timedelta(seconds=1)), fed.read((), (), NOON)
+    )
+    next_one = await fed.read((), (), NOON + timedelta(seconds=2))
+
+    assert waiting(later) == waiting(sooner) == [1]
+    assert waiting(next_one) == [1, 2]
+    assert len(source.targets) == 2
 
 
 async def test_closing_closes_every_source_though_one_fails() -> None:

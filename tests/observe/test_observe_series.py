@@ -124,6 +124,17 @@ def test_the_same_page_twice_counts_once() -> None:
     assert grown(tracked, 15.0) == 10
 
 
+def test_an_answer_that_was_overtaken_changes_nothing() -> None:
+    tracked = tracker()
+
+    tracked.observe("a", {DONE: 100.0}, 0.0)
+    tracked.observe("a", {DONE: 110.0}, 15.0)
+    tracked.observe("a", {DONE: 109.0}, 14.0)
+    tracked.observe("a", {DONE: 120.0}, 30.0)
+
+    assert grown(tracked, 30.0) == 20
+
+
 def test_an_instance_that_started_inside_the_window_began_at_zero() -> None:
     tracked = tracker()
 
