@@ -17,6 +17,7 @@ from autoscaler.decide.forecast import lead_time
 from autoscaler.decide.profiles import Profiles
 from autoscaler.decide.release import SCALE_IN, Held, Keep, choose_releases
 from autoscaler.decide.rent import SLACK, Candidate, Rented, Wanted, choose_launches
+from autoscaler.decide.shortfall import passed_over, spread_missing, tight_limits
 from autoscaler.decide.work import Work
 from autoscaler.domain.decision import Decision
 from autoscaler.domain.ids import NodeName
@@ -119,21 +120,6 @@ def _too_little(ground: _Ground, stands: float) -> bool:
     return bool(spread_missing(ground.policy, _rented(ground), ground.need))
 
 
-def spread_missing(policy: Policy, rented: Sequence[Rented], need: float) -> str:
-    """Which spread the standing nodes break, empty for none: what is left without any one node or location."""
-    stands = sum(one.units for one in rented)
-    largest = max((one.units for one in rented), default=0.0)
-    if need > 1 and stands - largest < policy.spread.survive_node * need - SLACK:
-        return "the loss of one node"
-    by_location: dict[str, float] = {}
-    for one in rented:
-        by_location[one.location] = by_location.get(one.location, 0.0) + one.units
-    worst = max(by_location.values(), default=0.0)
-    if need > 1 and stands - worst < policy.spread.survive_location * need - SLACK:
-        return "the loss of one location"
-    return ""
-
-
 def _rented(ground: _Ground) -> list[Rented]:
     return [Rented(ground.units(node), node.offer.location) for node in ground.standing]
 
@@ -162,7 +148,7 @@ def _rent(ground: _Ground, stands: float) -> Plan:
         ground,
         launches=launches,
         undrain=names,
-        passed_over=_passed_over(ground, candidates, reasons, chosen),
+        passed_over=passed_over(candidates, reasons, chosen),
         shortfall=round(short, 6) if short > 1e-6 else 0.0,
         notes=_notes(ground, candidates, after, wanted, short),
     )
@@ -251,6 +237,27 @@ def _wanted(ground: _Ground) -> Wanted:
     )
 
 
+def _notes(
+    ground: _Ground,
+    candidates: Sequence[Candidate],
+    after: Sequence[Rented],
+    wanted: Wanted,
+    short: float,
+) -> tuple[str, ...]:
+    """Why the plan falls short of the need or of the spread, empty when it does not."""
+    if short <= 1e-6:
+        broken = spread_missing(ground.policy, after, ground.need)
+        return (f"{broken} would leave too little",) if broken else ()
+    if ground.limits.why_none is not None:
+        return (f"nothing may be rented: {ground.limits.why_none}",)
+    notes = [] if candidates else ["no offer may be rented now"]
+    launched = len(after) - len(ground.standing)
+    bounds = {"node": ground.limits.nodes_left, "launch": ground.limits.launches_left}
+    billing = len(ground.fleet.billing)
+    notes += tight_limits(ground.policy, billing, launched, bounds, wanted, candidates)
+    return tuple(notes) or ("what may be rented does not reach the need",)
+
+
 def _launch(candidate: Candidate) -> Launch:
     return Launch(
         offer=candidate.key,
@@ -261,79 +268,6 @@ def _launch(candidate: Candidate) -> Launch:
         concurrency=candidate.concurrency,
         reason=f"${candidate.usd_per_replica_hour:.2f} per replica-hour, {candidate.units:.2f} replicas",
     )
-
-
-def _passed_over(
-    ground: _Ground,
-    candidates: Sequence[Candidate],
-    reasons: dict[OfferKey, str],
-    chosen: Sequence[Candidate],
-) -> tuple[PassedOver, ...]:
-    """Each offer that is not rented, with its reason, the cheapest work first and the impossible ones last."""
-    rented = {one.key for one in chosen}
-    best = min((one.usd_per_replica_hour for one in chosen), default=None)
-    rest = sorted(
-        (one for one in candidates if one.key not in rented),
-        key=lambda one: (one.usd_per_replica_hour, one.key),
-    )
-    possible = tuple(PassedOver(one.key, _why_dearer(one, best, chosen)) for one in rest)
-    others = tuple(PassedOver(key, reasons[key]) for key in sorted(reasons))
-    return possible + others
-
-
-def _why_dearer(one: Candidate, best: float | None, chosen: Sequence[Candidate]) -> str:
-    mine = one.usd_per_replica_hour
-    if best is None:
-        return f"${mine:.2f} per replica-hour: a limit leaves no room for it"
-    if mine > best + 0.005:
-        return f"dearer per work: ${mine:.2f} against ${best:.2f} per replica-hour"
-    if one.units > max(other.units for other in chosen):
-        return f"larger than needed: {one.units:.2f} replicas at ${one.price_per_hour.usd:.2f} per hour"
-    return "no better: as cheap per work, later by failures, number of VMs or name"
-
-
-def _notes(
-    ground: _Ground,
-    candidates: Sequence[Candidate],
-    after: Sequence[Rented],
-    wanted: Wanted,
-    short: float,
-) -> tuple[str, ...]:
-    """Why the plan falls short of the need or of the spread, empty when it does not."""
-    missing_spread = spread_missing(ground.policy, after, ground.need)
-    if short <= 1e-6:
-        return (f"{missing_spread} would leave too little",) if missing_spread else ()
-    notes = []
-    if ground.limits.why_none is not None:
-        notes.append(f"nothing may be rented: {ground.limits.why_none}")
-    elif not candidates:
-        notes.append("no offer may be rented now")
-    notes.extend(_tight_limits(ground, candidates, after, wanted))
-    return tuple(notes) or ("what may be rented does not reach the need",)
-
-
-def _tight_limits(
-    ground: _Ground, candidates: Sequence[Candidate], after: Sequence[Rented], wanted: Wanted
-) -> list[str]:
-    """The limits that leave no room for another VM, each with its figure."""
-    launched = len(after) - len(ground.standing)
-    billing = len(ground.fleet.billing)
-    tight = []
-    if billing + launched >= ground.policy.nodes.max:
-        tight.append(
-            f"nodes.max = {ground.policy.nodes.max} binds: {billing} nodes bill or may, {launched} more are ordered"
-        )
-    for name, left in (
-        ("node", ground.limits.nodes_left),
-        ("launch", ground.limits.launches_left),
-    ):
-        if left is not None and launched >= left:
-            tight.append(f"the {name} limit over all models binds: {max(0, left)} left")
-    if wanted.usd_per_hour is not None and candidates:
-        cheapest = min(float(one.price_per_hour.usd) for one in candidates)
-        if wanted.usd_per_hour < cheapest * (launched + 1):
-            tight.append(f"the $/h limit binds: ${wanted.usd_per_hour:.2f} per hour are left")
-    return tight
 
 
 def _release(ground: _Ground, stands: float) -> Plan:
