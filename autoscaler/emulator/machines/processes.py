@@ -151,15 +151,27 @@ class Supervisor:
             "cwd": str(cwd),
             "tty": tty,
         }
-        self.send(message, (streams.stdin, streams.stdout, streams.stderr))
+        try:
+            self.send(message, (streams.stdin, streams.stdout, streams.stderr))
+        except (MachineEnded, ValueError):
+            del self._running[command.id]
+            raise
         return command
 
     def send(self, message: Mapping[str, object], descriptors: Sequence[int] = ()) -> None:
-        """Tell the supervisor something. It reads at once, so its buffer does not fill."""
+        """Tell the supervisor something. It reads at once, so its buffer does not fill.
+
+        Raises:
+            MachineEnded: nobody listens any more.
+            ValueError: the message is longer than one read of it.
+        """
         if self._gone.is_set():
             raise MachineEnded("the machine is not running")
+        data = json.dumps(message).encode()
+        if len(data) > MESSAGE_BYTES:
+            raise ValueError(f"argument list too long: over {MESSAGE_BYTES} bytes")
         try:
-            socket.send_fds(self._control, [json.dumps(message).encode()], list(descriptors))
+            socket.send_fds(self._control, [data], list(descriptors))
         except OSError as error:
             raise MachineEnded(f"the machine's supervisor does not answer: {error}") from None
 

@@ -148,6 +148,22 @@ async def test_megabytes_pass_both_ways_unharmed(
     assert result.stdout == text
 
 
+@pytest.mark.parametrize("letter", ["x", '"'])
+async def test_a_command_that_is_too_long_fails_alone(
+    machines: LocalMachines, spec: Build, log_in: LogIn, letter: str
+) -> None:
+    machine = spec()
+    connection = await log_in(machine, await machines.boot(machine, 0.0))
+
+    refused = await connection.run(f"true {letter * 127_000} {letter * 10_000}")
+    # within the kernel's limit for one argument, but twice as long as JSON
+    quoted = await connection.run(f"true '{letter * 120_000}'")
+
+    assert (refused.exit_status, "too long" in str(refused.stderr)) == (126, True)
+    assert quoted.exit_status == (0 if letter == "x" else 126)
+    assert (await connection.run("true")).exit_status == 0
+
+
 async def test_a_terminal_is_one(machines: LocalMachines, spec: Build, log_in: LogIn) -> None:
     machine = spec()
     connection = await log_in(machine, await machines.boot(machine, 0.0))
