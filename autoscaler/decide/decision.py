@@ -7,28 +7,28 @@ the bounds → zero and waking → whether anything may be given back.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from autoscaler.decide import law, limits, stabilize
 from autoscaler.decide.capacity import Yardstick, replica_capacity
 from autoscaler.decide.counterfactual import counterfactuals
 from autoscaler.decide.eligible import why_never
-from autoscaler.decide.evidence import Evidence, judge
+from autoscaler.decide.evidence import judge
 from autoscaler.decide.forecast import lead_time, margin, observe_demand
+from autoscaler.decide.hold import SLACK, Pass, hold, none_allowed
 from autoscaler.decide.memory import LawMemory, Level, remember
 from autoscaler.decide.profiles import Profiles
 from autoscaler.decide.work import Work, observed_work
 from autoscaler.domain.decision import Decision, Recommendation, Verdict
 from autoscaler.domain.ids import DecisionId
-from autoscaler.domain.node import Fleet, Node
+from autoscaler.domain.node import Fleet
 from autoscaler.domain.offer import Market
 from autoscaler.domain.signals import Signals
 from autoscaler.policy import Policy
 
-SLACK = 0.1  # replicas: need may exceed what stands by this much, and must fall this far below a level to leave it
-HOLD, ZERO, KEEP_ONE = "hold", "zero", "keep-one"
+ZERO, KEEP_ONE = "zero", "keep-one"
 _WORTH_LEAST, _WORTH_MOST = 9.0, 33.0
 
 
@@ -58,52 +58,18 @@ def decide(
     yardstick = Yardstick.of(policy, market, work, table, memory.reference)
     lead = _lead(policy, market, fleet, yardstick)
     memory = stabilize.begin_pass(policy, memory, evidence, fleet, lead, now)
+    this = Pass(policy, evidence, fleet, yardstick, lead, now, decision_id)
     if policy.nodes.max == 0:
-        none = _Pass(policy, evidence, fleet, yardstick, lead, now, decision_id)
-        return _none_allowed(none, memory)
+        return none_allowed(this, memory)
     if yardstick is None:
-        why = _why_nothing_fits(policy, market, work, table)
-        return _hold(
-            policy, _Pass(policy, evidence, fleet, None, lead, now, decision_id), memory, why
-        )
-    memory = _in_units_of(yardstick, memory, market)
-    this = _Pass(policy, evidence, fleet, yardstick, lead, now, decision_id)
+        return hold(this, memory, _why_nothing_fits(policy, market, work, table))
+    memory = _in_units_of(yardstick, memory)
     if not evidence.has_demand:
-        return _hold(policy, this, memory, "; ".join(evidence.missing))
+        return hold(this, memory, "; ".join(evidence.missing))
     return _settle(this, memory)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    """What one pass looks at, before any rule."""
-
-    policy: Policy
-    evidence: Evidence
-    fleet: Fleet
-    yardstick: Yardstick | None
-    lead: timedelta
-    now: datetime
-    id: DecisionId
-
-    @property
-    def ready(self) -> float:
-        return self.units(self.fleet.ready)
-
-    @property
-    def coming(self) -> float:
-        return self.units(self.fleet.coming)
-
-    @property
-    def have(self) -> float:
-        return self.units(self.fleet.billing)
-
-    def units(self, nodes: Iterable[Node]) -> float:
-        if self.yardstick is None:
-            return sum(node.units for node in nodes)
-        return self.yardstick.total(nodes)
-
-
-def _settle(this: _Pass, memory: LawMemory) -> tuple[Decision, LawMemory]:
+def _settle(this: Pass, memory: LawMemory) -> tuple[Decision, LawMemory]:
     """Decide on measured demand."""
     assert this.yardstick is not None
     here, memory = _situation(this, this.yardstick, memory)
@@ -159,7 +125,7 @@ def _settle(this: _Pass, memory: LawMemory) -> tuple[Decision, LawMemory]:
 
 
 def _situation(
-    this: _Pass, yardstick: Yardstick, memory: LawMemory
+    this: Pass, yardstick: Yardstick, memory: LawMemory
 ) -> tuple[law.Situation, LawMemory]:
     reference = yardstick.reference
     demand = law.measured_demand(this.evidence, reference.requests_per_s, reference.concurrency)
@@ -184,7 +150,7 @@ def _situation(
     return here, memory
 
 
-def _last_node(this: _Pass, memory: LawMemory) -> Recommendation | None:
+def _last_node(this: Pass, memory: LawMemory) -> Recommendation | None:
     """The rules between 0 and 1: wake at once, keep the last node until it has been idle for long enough."""
     policy, evidence, now = this.policy, this.evidence, this.now
     if stabilize.may_go_to_zero(policy, memory, this.fleet, this.lead, now):
@@ -233,7 +199,7 @@ def _whole(
     return max(least, min(before, most))
 
 
-def _verdict(this: _Pass, need: float, want: int, may_release: bool) -> Verdict:
+def _verdict(this: Pass, need: float, want: int, may_release: bool) -> Verdict:
     stands = this.ready + this.coming
     nodes = len(this.fleet.ready) + len(this.fleet.coming)
     if stands < need - SLACK or (want > 0 and nodes == 0) or nodes < this.policy.nodes.min:
@@ -260,68 +226,6 @@ def _reason(
     return text
 
 
-def _none_allowed(this: _Pass, memory: LawMemory) -> tuple[Decision, LawMemory]:
-    """Give everything back, whatever the signals: a person said so (`nodes.max = 0`, or a retired model)."""
-    reason = "the policy allows no nodes"
-    rule = Recommendation(limits.BOUNDS, 0.0, reason, this.now)
-    decision = Decision(
-        id=this.id,
-        model=this.policy.name,
-        at=this.now,
-        verdict=Verdict.IN if this.fleet.ready or this.fleet.coming else Verdict.KEEP,
-        demand=None,
-        raw=0.0,
-        want=0,
-        have=round(this.have, 4),
-        ready=round(this.ready, 4),
-        binding=limits.BOUNDS,
-        reason=reason,
-        recommendations=(rule,),
-        release_allowed=True,
-        reference="" if this.yardstick is None else this.yardstick.reference_type,
-        need=0.0,
-    )
-    return decision, replace(memory, need=0.0, want=0)
-
-
-def _hold(policy: Policy, this: _Pass, memory: LawMemory, why: str) -> tuple[Decision, LawMemory]:
-    """Keep what was wanted last; replace what was lost up to it; wake if someone is known to wait."""
-    stands = this.ready + this.coming
-    need = memory.need if memory.need is not None else stands
-    want = memory.want if memory.want is not None else max(0, math.ceil(stands - SLACK))
-    reason = f"held at {want}: {why}"
-    held_for = this.now - (memory.missing_since or this.now)
-    if policy.scaling.safe_floor > want and held_for >= policy.scaling.hold_escalation:
-        want, need = policy.scaling.safe_floor, float(policy.scaling.safe_floor)
-        reason = f"raised to the safe floor of {want} after {held_for.total_seconds():.0f} s: {why}"
-    if this.evidence.something_came and stands == 0 and want == 0:
-        want = 1
-        reason = f"woken: requests wait and no node serves ({why})"
-    low, high = policy.nodes.min, policy.nodes.max
-    if this.yardstick is not None:
-        high *= max(1, this.yardstick.reference.replicas)
-        need = min(need, float(high))
-    want = min(max(want, low), max(high, low))
-    decision = Decision(
-        id=this.id,
-        model=policy.name,
-        at=this.now,
-        verdict=Verdict.HOLD,
-        demand=None,
-        raw=round(need, 4),
-        want=want,
-        have=round(this.have, 4),
-        ready=round(this.ready, 4),
-        binding=HOLD,
-        reason=reason,
-        recommendations=(Recommendation(HOLD, need, why, this.now),),
-        release_allowed=False,
-        reference="" if this.yardstick is None else this.yardstick.reference_type,
-        need=round(need, 6),
-    )
-    return decision, memory
-
-
 def _lead(policy: Policy, market: Market, fleet: Fleet, yardstick: Yardstick | None) -> timedelta:
     """The boot time to plan with: measured on offers that can serve this model."""
     if yardstick is None:
@@ -330,7 +234,7 @@ def _lead(policy: Policy, market: Market, fleet: Fleet, yardstick: Yardstick | N
     return lead_time(policy, market, fit)
 
 
-def _in_units_of(yardstick: Yardstick, memory: LawMemory, market: Market) -> LawMemory:
+def _in_units_of(yardstick: Yardstick, memory: LawMemory) -> LawMemory:
     """Count the memory in today's reference offer, should it be another than before."""
     if memory.reference == yardstick.reference_type:
         return memory
