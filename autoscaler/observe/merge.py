@@ -152,7 +152,7 @@ def _of_fronts(
         if inside is not None and name is FigureName.WAITING:
             total = _together([total, inside], total.value + inside.value)
         elif inside is not None and name is FigureName.RUNNING:
-            total = replace(total, value=max(0.0, total.value - inside.value))
+            total = replace(total, value=total.value - inside.value)
         yield total
     elif name is FigureName.OLDEST_WAIT:
         yield max(having, key=lambda figure: figure.value)
@@ -161,7 +161,16 @@ def _of_fronts(
 
 
 def _waiting_inside(judged: Sequence[_Judged]) -> Figure | None:
-    return next(
+    """What waits in engines, at most what the fronts have placed there; None when either is not known.
+
+    An embedding server's queue counts texts, of which one request brings many; and an engine may still work on what a
+    balancer that died had placed.
+    """
+    fronts = [j for j in judged if j.role is Role.FRONT and j.gives(FigureName.RUNNING)]
+    if any(FigureName.RUNNING not in front.figures for front in fronts):
+        return None
+    placed = sum(front.figures[FigureName.RUNNING].value for front in fronts)
+    inside = next(
         (
             j.figures[FigureName.WAITING]
             for j in judged
@@ -169,6 +178,7 @@ def _waiting_inside(judged: Sequence[_Judged]) -> Figure | None:
         ),
         None,
     )
+    return None if inside is None else replace(inside, value=min(inside.value, placed))
 
 
 def _together(figures: Sequence[Figure], value: float) -> Figure:

@@ -62,6 +62,12 @@ def test_what_waits_in_engines_is_moved_from_running_to_waiting() -> None:
     assert merged.gaps == ()
 
 
+def test_a_queue_of_texts_is_not_more_requests_than_were_placed() -> None:
+    merged = merge([gateway(3, 20, 5.0), said("engine", Role.INSIDE, {W: 500})], NOON)
+
+    assert values(merged) == (23, 0, 5.0)
+
+
 def test_demand_stands_when_the_engines_are_silent() -> None:
     silent = said("engine", Role.INSIDE, {}, gaps=(W, R, FigureName.KV_USE))
 
@@ -204,8 +210,6 @@ counts = st.floats(0, 1000)
 def test_no_request_is_counted_twice_or_lost(
     held: float, in_flight: float, queued: float, computing: float
 ) -> None:
-    queued = min(queued, in_flight)
-
     merged = merge([gateway(held, in_flight, 1.0), engine(queued, computing)], NOON)
 
     waiting, running = merged.value(W), merged.value(R)
