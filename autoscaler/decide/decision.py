@@ -153,7 +153,9 @@ def _situation(
 def _last_node(this: Pass, memory: LawMemory) -> Recommendation | None:
     """The rules between 0 and 1: wake at once, keep the last node until it has been idle for long enough."""
     policy, evidence, now = this.policy, this.evidence, this.now
-    if stabilize.may_go_to_zero(policy, memory, this.fleet, this.lead, now):
+    if not evidence.missing and stabilize.may_go_to_zero(
+        policy, memory, this.fleet, this.lead, now
+    ):
         idle_s = (now - (memory.idle_since or now)).total_seconds()
         return Recommendation(ZERO, 0.0, f"nothing came and nothing ran for {idle_s:.0f} s", now)
     if not this.fleet.ready and not this.fleet.coming:

@@ -231,7 +231,7 @@ def _wanted(ground: _Ground) -> Wanted:
         need=ground.need,
         welcome=float(ground.decision.want),
         nodes=ground.least_nodes,
-        spread=policy.spread if ground.need > 1 else None,
+        spread=policy.spread if ground.need > 1 + SLACK else None,
         launches=launches,
         usd_per_hour=max(0.0, float(min(money).usd)) if money else None,
     )

@@ -63,13 +63,13 @@ def spread_missing(policy: Policy, rented: Sequence[Rented], need: float) -> str
     """Which spread the standing nodes break, empty for none: what is left without any one node or location."""
     stands = sum(one.units for one in rented)
     largest = max((one.units for one in rented), default=0.0)
-    if need > 1 and stands - largest < policy.spread.survive_node * need - SLACK:
+    if need > 1 + SLACK and stands - largest < policy.spread.survive_node * need - SLACK:
         return "the loss of one node"
     by_location: dict[str, float] = {}
     for one in rented:
         by_location[one.location] = by_location.get(one.location, 0.0) + one.units
     worst = max(by_location.values(), default=0.0)
-    if need > 1 and stands - worst < policy.spread.survive_location * need - SLACK:
+    if need > 1 + SLACK and stands - worst < policy.spread.survive_location * need - SLACK:
         return "the loss of one location"
     return ""
 

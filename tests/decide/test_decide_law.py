@@ -164,6 +164,22 @@ def test_a_request_in_flight_or_a_booting_node_keeps_the_last_node(world: World)
     assert booting.want >= 1
 
 
+def test_zero_needs_every_figure(world: World) -> None:
+    world.add(1)
+    world.passes(0.0, timedelta(minutes=14))
+    world.see(0.0)
+    last = world.history[-1]
+    partial = tuple(pair for pair in last.figures if pair[0] != "arrivals_per_s")
+    world.history = (*world.history[:-1], replace(last, figures=partial, idle=False))
+    world.now += MINUTE + timedelta(seconds=15)
+    world.see = lambda *_, **__: None  # type: ignore[method-assign]
+
+    decision = world.decide(None)
+
+    assert decision.want == 1
+    assert not decision.release_allowed
+
+
 def test_a_minimum_keeps_the_model_from_zero(world: World) -> None:
     world.change(nodes={"min": 2, "max": 5})
     world.add(2)

@@ -186,6 +186,13 @@ def test_two_nodes_carry_what_one_large_one_could_so_that_losing_one_is_no_outag
     assert alone.launches[0].replicas == 4
 
 
+def test_a_second_node_is_not_rented_for_spread_before_it_is_wanted(world: World) -> None:
+    world.add(1)
+
+    assert plan_for(world, 1.08, want=1).changes_nothing
+    assert len(plan_for(world, 1.12, want=2).launches) == 1
+
+
 def test_one_location_may_be_lost_where_the_policy_says_so(market: World) -> None:
     market.change(spread={"survive_node": 0.5, "survive_location": 0.5})
 
