@@ -517,19 +517,24 @@ class _Stop(Exception):
 
 
 def _balancers(config: Config) -> list[Balancer]:
+    """The gateway, and before it the HAProxies where there are any: it is their activator and must know the nodes."""
+    gateway = GatewayBalancer(config.gateway_control)
     if config.balancer == "gateway":
-        return [GatewayBalancer(config.gateway_control)]
+        return [gateway]
     return [
-        HaproxyBalancer(
-            HaproxyTarget(
-                socket_path=h.socket,
-                master_socket_path=h.master_socket,
-                backends={ModelName(model): name for model, name in h.backends.items()},
-                check_interval=h.check_interval,
-            ),
-            h.name,
-        )
-        for h in config.haproxy
+        gateway,
+        *(
+            HaproxyBalancer(
+                HaproxyTarget(
+                    socket_path=h.socket,
+                    master_socket_path=h.master_socket,
+                    backends={ModelName(model): name for model, name in h.backends.items()},
+                    check_interval=h.check_interval,
+                ),
+                h.name,
+            )
+            for h in config.haproxy
+        ),
     ]
 
 

@@ -104,8 +104,8 @@ class Balancer(Protocol):
     async def drain(self, model: ModelName, endpoint_id: str) -> None:
         """Send it nothing new. What runs there goes on; what is queued moves elsewhere or to the activator."""
 
-    async def remove(self, model: ModelName, endpoint_id: str) -> None:
-        """Forget the endpoint; unknown is no error.
+    async def remove(self, model: ModelName, endpoint_id: str, *, force: bool = False) -> None:
+        """Forget the endpoint; unknown is no error. `force` cuts what is still in flight there.
 
         Raises:
             BalancerUnavailable: refused, for example because requests are in flight there.

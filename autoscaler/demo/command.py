@@ -120,7 +120,8 @@ async def _run(
         admin = Admin(session, there.admin)
         watch = Watch(there, load, admin)
         story = Story(admin, watch)
-        await story.set_up()
+        if settings.engine == "emulated":
+            await story.set_up()
         watch.started = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             background = [

@@ -29,7 +29,7 @@ class DemoSettings:
     trace: Path | None = None
     seed: int = 1
     traffic_s: float = 100.0
-    peak_per_s: float = 9.0
+    peak_per_s: float = 12.0
     time_factor: float = 40.0
     engine: Literal["emulated", "llama.cpp"] = "emulated"
     faults: bool = True

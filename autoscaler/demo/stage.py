@@ -89,9 +89,7 @@ async def _start_emulator(
 ) -> dict[str, Any]:
     arguments = ["emulator", "--ready-file", "cloud.json", "--access-key-file", "access-key",
                  "--time-factor", str(settings.time_factor), "--seed", str(settings.seed),
-                 "--state-dir", "machines"]  # fmt: skip
-    if settings.engine == "llama.cpp":
-        os.environ["EMULATOR_REAL_LLAMA_CPP"] = "1"
+                 "--state-dir", "machines", "--engine", settings.engine]  # fmt: skip
     await _start(directory, "emulator", arguments, processes)
     await _until(directory / "cloud.json", directory, "emulator", processes[-1])
     cloud: dict[str, Any] = json.loads((directory / "cloud.json").read_text())
@@ -111,8 +109,10 @@ def _write_config(
         time_factor=settings.time_factor,
         gateway=gateway,
         serve=serve,
+        prices_file="prices-cpu.toml" if settings.engine == "llama.cpp" else "",
     )
     (directory / "config.toml").write_text(text)
+    (directory / "prices-cpu.toml").write_text(files.joinpath("prices-cpu.toml").read_text())
     (directory / "policies").mkdir()
     name = "policy.toml" if settings.engine == "emulated" else "policy-llama-cpp.toml"
     policy = files.joinpath(name).read_text()

@@ -53,13 +53,13 @@ class Story:
         await self._kill()
 
     async def _kill(self) -> None:
-        """Kill the machine that has been serving longest."""
+        """Kill the machine that came last: by now it has its share of the load."""
         ready = sorted(
             (n for n in self.watch.nodes if n["state"] == "ready"), key=lambda n: n["ready_at"]
         )
         if not ready:
             return
-        name = str(ready[0]["name"])
+        name = str(ready[-1]["name"])
         self.killed[name] = time.time()
         await self.admin.send("POST", f"/vms/{name}/kill")
         self.watch.note(f"killed the machine of {name} under load")

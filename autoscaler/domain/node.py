@@ -78,6 +78,7 @@ class Node:
         created_at: when its intent was recorded; the meter runs from here to `gone_at`.
         epoch: the lease's epoch under which the intent was recorded.
         units: capacity in reference replicas that the plan counts on.
+        concurrency: requests that one of its replicas should carry at once (B*).
         replicas: model servers on it; each has an endpoint once booted.
         nonce: the secret of the host-key proof, erased once pinned.
         host_key: the pinned public key, `ssh-ed25519 AAAA…`.
@@ -101,6 +102,8 @@ class Node:
     reason: str
     units: float
     replicas: int
+    concurrency: int
+    tensor_parallel: int
     spec_hash: str
     machine_id: MachineId | None = None
     operation_id: OperationId | None = None
@@ -115,6 +118,7 @@ class Node:
     sent_at: datetime | None = None
     first_look_at: datetime | None = None
     booted_at: datetime | None = None
+    verified_at: datetime | None = None
     ready_at: datetime | None = None
     unregistered_at: datetime | None = None
     last_delete_at: datetime | None = None
