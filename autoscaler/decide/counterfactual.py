@@ -74,7 +74,7 @@ def _fall(
     zero = stabilize.zero_at(here.policy, memory, here.lead)
     least = want - 1
     if least == 0:
-        return _to_zero(here, zero)
+        return _to_zero(here, zero, length)
     use = max(1 / here.policy.scaling.target_utilization, here.margin)
     ceiling = math.floor((least - _SLACK) / use * 100 + 1e-9) / 100
     if ceiling <= 0:
@@ -90,18 +90,20 @@ def _fall(
     ]
     due = max(ends, default=here.now)
     if zero is not None and zero <= due:
-        return _to_zero(here, zero)
-    return f"falls to {least} about {_minute(due):%H:%M} if demand stays under {ceiling:.2f}"
+        return _to_zero(here, zero, length)
+    return f"falls to {least} about {_clock(due, length)} if demand stays under {ceiling:.2f}"
 
 
-def _to_zero(here: Situation, zero: datetime | None) -> str:
+def _to_zero(here: Situation, zero: datetime | None, length: timedelta) -> str:
     if zero is None:
         idle = max(here.policy.scaling.zero_after, here.lead)
         return f"falls to 0 once nothing came for {idle.total_seconds():.0f} s"
-    return f"falls to 0 about {_minute(zero):%H:%M} if nothing comes until then"
+    return f"falls to 0 about {_clock(zero, length)} if nothing comes until then"
 
 
-def _minute(at: datetime) -> datetime:
-    """The full minute at or after an instant."""
+def _clock(at: datetime, window: timedelta) -> str:
+    """The full minute at or after an instant; to the second where windows are of seconds."""
+    if window < 2 * _MINUTE:
+        return f"{at:%H:%M:%S}"
     whole = at.replace(second=0, microsecond=0)
-    return whole if whole == at else whole + _MINUTE
+    return f"{whole if whole == at else whole + _MINUTE:%H:%M}"

@@ -135,7 +135,7 @@ def ahead(here: Situation, memory: LawMemory, demand: float) -> Recommendation:
     return Recommendation(
         AHEAD,
         top * here.margin,
-        f"the peak of the last {length.total_seconds() / 60:.0f} min was {top:.2f} at {at:%H:%M:%S}, "
+        f"the peak of the last {_length(length)} was {top:.2f} at {at:%H:%M:%S}, "
         f"times {here.margin:.2f}",
         here.now,
         (("peak", top), ("margin", here.margin), ("lead_s", here.lead.total_seconds())),
@@ -219,6 +219,11 @@ def watch_goal(here: Situation, memory: LawMemory) -> LawMemory:
         slo_level=here.ready + 1,
         slo_at=here.now,
     )
+
+
+def _length(length: timedelta) -> str:
+    seconds = length.total_seconds()
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _known(name: str, value: float | None) -> tuple[tuple[str, float], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -95,6 +95,27 @@ def test_silence_until_the_stated_minute_gives_the_last_node_back(world: World) 
     assert fell is not None
     assert abs(fell - due) <= timedelta(minutes=1)
     assert world.decisions[-1].want == 0
+
+
+def test_windows_of_seconds_are_told_to_the_second(world: World) -> None:
+    world.change(
+        scaling={"stabilization": "12s", "peak_memory": "12s", "boot_prior": "10s"},
+        nodes={"min": 1, "max": 8},
+    )
+    world.add(3)
+    world.decide(2.0)
+    told = [
+        re.fullmatch(r"falls to 2 about (\S+) if .*", t) for t in world.decisions[0].counterfactuals
+    ]
+    due = next(match[1] for match in told if match)
+
+    while world.decisions[-1].want > 2:
+        world.now += timedelta(seconds=1)
+        world.decide(1.5)
+
+    fell = world.now
+    stated = datetime.combine(fell.date(), time.fromisoformat(due), fell.tzinfo)
+    assert abs(fell - stated) <= timedelta(seconds=2)
 
 
 def test_a_hold_promises_nothing(world: World) -> None:
