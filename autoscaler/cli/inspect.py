@@ -12,7 +12,7 @@ from autoscaler.cli.ask import DEFAULT_CONFIG, ConfigOption, JsonOption, NoDaemo
 from autoscaler.cli.connection import Table, said_errors, show
 from autoscaler.config import Config
 from autoscaler.config_file import read_config, read_policies
-from autoscaler.domain.ids import ModelName, NodeName
+from autoscaler.domain.ids import ModelName, NodeName, parse_name
 
 Rows = list[dict[str, Any]]  # a view as the daemon serves it
 
@@ -45,7 +45,7 @@ def _status_table(view: dict[str, Any]) -> Table:
     ]
     notes += [f"! {text}" for text in view.get("trouble", [])]
     return Table(
-        columns=("Model", "Mode", "Nodes", "Demand", "Want", "$/h", "$ today", "Why"),
+        columns=("Model", "Mode", "Nodes", "Demand", "Want", "$/h", "Why"),
         rows=[
             (
                 m["model"],
@@ -54,7 +54,6 @@ def _status_table(view: dict[str, Any]) -> Table:
                 _number(m["demand"]),
                 m["want"],
                 f"{float(m['usd_per_hour']):.2f}",
-                f"{float(m['spent_today_usd']):.2f}",
                 m["reason"],
             )
             for m in view["models"]
@@ -90,7 +89,7 @@ def _nodes_table(rows: Rows) -> Table:
         columns=("Node", "State", "For", "Type", "Location", "$/h", "$ so far", "What"),
         rows=[
             (
-                n["name"],
+                short(n["name"]),
                 n["state"],
                 _ago(n["since"]),
                 n["type"],
@@ -103,6 +102,19 @@ def _nodes_table(rows: Rows) -> Table:
         ],
         document=rows,
     )
+
+
+def short(name: str) -> str:
+    """A node's name without what all of them share: the intent's id and the attempt."""
+    parts = parse_name(name)
+    return name if parts is None else f"{parts.intent}-{parts.attempt}"
+
+
+def named(rows: Rows, given: str) -> dict[str, Any] | None:
+    """The one node whose name is, or contains, what was given; None when there is none, or several."""
+    exact = [row for row in rows if row["name"] == given]
+    near = exact or [row for row in rows if len(given) >= 4 and given in row["name"]]
+    return near[0] if len(near) == 1 else None
 
 
 def _what(node: dict[str, Any]) -> str:
@@ -126,7 +138,13 @@ def events(
             Table(
                 columns=("At", "Node or model", "Event", "Cause", "By"),
                 rows=[
-                    (r["at"][:19], r["node"] or r["model"], r["kind"], r["cause"], r["actor"])
+                    (
+                        r["at"][5:19].replace("T", " "),
+                        short(r["node"]) if r["node"] else r["model"],
+                        r["kind"].removeprefix("node_"),
+                        r["cause"],
+                        r["actor"],
+                    )
                     for r in rows
                 ],
                 document=rows,
@@ -141,7 +159,8 @@ def events(
 
 
 async def _events(config: Config, what: str | None, limit: int) -> Rows:
-    node = next((n for n in await _nodes(config, closed=True) if n["name"] == what), None)
+    node = named(await _nodes(config, closed=True), what) if what is not None else None
+    what = str(node["name"]) if node is not None else what
     query = {} if what is None else {"node" if node is not None else "model": what}
     try:
         answer: Rows = await get(config, "/api/v1/events", limit=str(limit), **query)

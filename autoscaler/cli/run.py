@@ -6,12 +6,18 @@ import asyncio
 from pathlib import Path
 from typing import Annotated
 
+import aiohttp
 import typer
 
 from autoscaler.cli.ask import DEFAULT_CONFIG, ConfigOption
 from autoscaler.cli.connection import said_errors
+from autoscaler.config import Config
 from autoscaler.config_file import read_config, read_policies, read_policy
 from autoscaler.errors import AutoscalerError, ConfigError
+from autoscaler.nodes.startup.presets import refuse_moving_tag
+from autoscaler.observe.assemble import build_feed
+from autoscaler.observe.targets import rounded_goals
+from autoscaler.policy import Policy
 
 
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -49,20 +55,41 @@ def validate(
     """Check config.toml and policies without starting anything; every mistake is shown at once."""
     with said_errors():
         problems: list[str] = []
-        checked: list[str] = []
+        found: dict[Path, Policy] = {}
+        settings: Config | None = None
         if policies:
             for path in policies:
                 try:
-                    policy = read_policy(path)
-                    checked.append(f"{path}: {policy.model} on {policy.engine}")
+                    found[path] = read_policy(path)
                 except ConfigError as exc:
                     problems.append(str(exc))
         else:
             settings = read_config(config)
-            checked.append(f"{config}: ok")
-            found = read_policies(settings.policies)
-            checked += [f"{found.files[n]}: {n} on {p.engine}" for n, p in found.policies.items()]
-        for line in checked:
-            typer.echo(line)
+            typer.echo(f"{config}: ok")
+            files = read_policies(settings.policies)
+            found = {files.files[name]: policy for name, policy in files.policies.items()}
+        for path, policy in found.items():
+            try:
+                notes = asyncio.run(_look_closer(policy, settings))
+            except ConfigError as exc:
+                problems.append(f"{path}: {exc}")
+                continue
+            typer.echo(f"{path}: {policy.model} on {policy.engine}")
+            for note in notes:
+                typer.echo(f"  note: {note}")
         if problems:
             raise ConfigError("\n".join(problems))
+
+
+async def _look_closer(policy: Policy, config: Config | None) -> tuple[str, ...]:
+    """What only the parts that use a policy can say of it.
+
+    Raises:
+        ConfigError: a source of signals or the container image cannot be used as it is written.
+    """
+    if policy.server.image is not None:
+        refuse_moving_tag(policy.server.image)
+    if config is not None:
+        async with aiohttp.ClientSession(trust_env=False) as session:
+            await build_feed(policy, config, session).close()
+    return rounded_goals(policy)

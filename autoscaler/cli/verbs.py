@@ -9,6 +9,7 @@ import typer
 
 from autoscaler.cli.ask import DEFAULT_CONFIG, ConfigOption, YesOption, get, post
 from autoscaler.cli.connection import confirmed, said_errors
+from autoscaler.cli.inspect import named
 from autoscaler.config import Config
 from autoscaler.config_file import read_config
 from autoscaler.errors import ConfigError
@@ -41,16 +42,14 @@ def drain(node: str, config: ConfigOption = DEFAULT_CONFIG, yes: YesOption = Fal
     """Drain one node and give it back. If its capacity is still wanted, another one is rented."""
     with said_errors():
         settings = read_config(config)
-        found = next(
-            (n for n in asyncio.run(get(settings, "/api/v1/nodes")) if n["name"] == node), None
-        )
+        found = named(asyncio.run(get(settings, "/api/v1/nodes")), node)
         if found is None:
-            raise ConfigError(f"{node}: no such node (`autoscaler nodes` lists them)")
+            raise ConfigError(f"{node}: no such node, or several (`autoscaler nodes` lists them)")
         confirmed(
             f"Drain {node} ({found['type']} at ${float(found['usd_per_hour']):.2f}/h) and give it back?",
             yes=yes,
         )
-    _say(config, "/api/v1/drain", node=node)
+    _say(config, "/api/v1/drain", node=found["name"])
 
 
 def sweep(
