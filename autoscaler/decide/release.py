@@ -53,7 +53,7 @@ def choose_releases(held: Sequence[Held], keep: Keep, now: datetime) -> list[Hel
     """The nodes to give back in this pass, booting before serving, the newest of equals first. Deterministic."""
     if len(held) <= keep.nodes or not held:
         return []
-    if sum(one.units for one in held) - min(one.units for one in held) < keep.need:
+    if sum(one.units for one in held) - min(one.units for one in held) < keep.need - 1e-9:
         return []
     groups = group(held, now)
     values = solve(release_program(groups, keep, now))

@@ -104,7 +104,11 @@ def worth(
                 spread = max(spread, share - away)
     surplus = min(max(0.0, total - target), max(0.0, wanted.welcome - target))
     least = min(one.cost / one.units for one in candidates)
-    return short, spread, sum(one.cost for one in chosen) - 0.75 * least * surplus
+    return (
+        round(short, 9),
+        round(spread, 9),
+        sum(one.cost for one in chosen) - 0.75 * least * surplus,
+    )
 
 
 def search(
@@ -161,7 +165,7 @@ def test_what_is_rented_is_the_optimum_of_every_choice(
         min_size=1,
         max_size=7,
     ),
-    need=st.integers(0, 60).map(lambda n: n / 10),
+    need=st.integers(0, 50).map(lambda n: n / 8),
     least=st.integers(0, 2),
     spread=st.sampled_from([None, Spread(survive_node=0.5)]),
 )
@@ -180,11 +184,11 @@ def test_what_is_given_back_is_the_dearest_that_can_go(
                 offer=OfferKey(f"type{cents}", place),
                 price_per_hour=Money.of(cents) * Money.of("0.01").usd,
             ),
-            tenths / 10,
+            eighths / 8,  # exact in binary: a sum that equals the need does so in any order
             timedelta(seconds=200),
             0.05,
         )
-        for index, (cents, tenths, serves, place) in enumerate(held)
+        for index, (cents, eighths, serves, place) in enumerate(held)
     ]
     keep = Keep(need, least, spread)
     now = nodes[0].node.created_at + timedelta(minutes=1)
