@@ -58,7 +58,7 @@ from autoscaler.policy import Policy
 from autoscaler.reconcile import Feed, Reconciler
 from autoscaler.serve.metrics import Metrics
 from autoscaler.serve.server import Server
-from autoscaler.serve.views import Views
+from autoscaler.serve.views import Views, marked
 from autoscaler.store.protocol import Store
 from autoscaler.store.sqlite import SqliteStore
 from autoscaler.wakes import Wakes
@@ -163,6 +163,7 @@ class Daemon:
             self._render,
             self.firewall,
             public_key,
+            self.health.forbidden,
         )
         self.runner = NodeRunner(
             Parts(
@@ -484,17 +485,7 @@ class Daemon:
         return after
 
     async def _audit(self, model: ModelName, kind: str, actor: str) -> None:
-        await self.store.add_event(
-            NodeEvent(
-                at=self.clock.now(),
-                kind=kind,
-                model=model,
-                node=None,
-                state=None,
-                cause=f"asked for by {actor}",
-                actor=actor,
-            )
-        )
+        await self.store.add_event(marked(model, kind, actor, self.clock.now()))
         log.info(kind, model=model, actor=actor)
         self.wakes.now(f"model {model}")
 

@@ -75,3 +75,20 @@ class PolicyBook:
         if change.added or change.changed:
             log.info("policies_reloaded", added=change.added, changed=change.changed)
         return change
+
+
+def find_model(policies: Mapping[ModelName, Policy], given: object) -> ModelName:
+    """A model by its name, an alias, or the end of its name when that is unique.
+
+    Raises:
+        ConfigError: there is none, or several.
+    """
+    if not isinstance(given, str) or not given:
+        raise ConfigError(f"name a model: {', '.join(sorted(policies))}")
+    for name, policy in policies.items():
+        if given == name or given in policy.aliases:
+            return name
+    near = [name for name in policies if name.lower().endswith(given.lower())]
+    if len(near) == 1:
+        return near[0]
+    raise ConfigError(f"{given}: no such model; there are: {', '.join(sorted(policies))}")

@@ -12,7 +12,6 @@ import typer
 
 from autoscaler.clock import SystemClock
 from autoscaler.config import Config
-from autoscaler.config_file import read_config
 from autoscaler.errors import ConfigError, StoreUnavailable
 from autoscaler.serve.views import Views
 from autoscaler.store.sqlite import SqliteStore
@@ -58,8 +57,8 @@ async def _ask(config: Config, method: str, path: str, **options: Any) -> Any:
 
 
 @asynccontextmanager
-async def own_views(config: Config) -> AsyncIterator[Views]:
-    """The store's views, opened by this process because no daemon holds it.
+async def own_store(config: Config) -> AsyncIterator[SqliteStore]:
+    """The store, opened by this process because no daemon holds it.
 
     Raises:
         StoreUnavailable: a daemon that does not answer holds the file, or there is no store.
@@ -68,11 +67,13 @@ async def own_views(config: Config) -> AsyncIterator[Views]:
         raise StoreUnavailable(f"{config.store_file}: no store yet: no daemon has run here")
     store = SqliteStore.open(config.store_file)
     try:
-        yield Views(store, SystemClock())
+        yield store
     finally:
         await store.close()
 
 
-def read(config: Path) -> Config:
-    """Read config.toml for a command."""
-    return read_config(config)
+@asynccontextmanager
+async def own_views(config: Config) -> AsyncIterator[Views]:
+    """The views of a store that no daemon holds. Raises as `own_store` does."""
+    async with own_store(config) as store:
+        yield Views(store, SystemClock())

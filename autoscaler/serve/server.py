@@ -22,6 +22,7 @@ from aiohttp import web
 from autoscaler.decide.explain import explain_json, explain_lines
 from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.errors import AutoscalerError, ConfigError, StoreUnavailable
+from autoscaler.policies import find_model
 from autoscaler.serve.views import Json
 
 if TYPE_CHECKING:
@@ -264,21 +265,7 @@ class Server:
         return {"reload": "asked for"}
 
     def _model(self, given: object) -> ModelName:
-        """A model by its name, an alias, or the end of its name when that is unique.
-
-        Raises:
-            ConfigError: there is none, or several.
-        """
-        policies = self._daemon.book.policies
-        if not isinstance(given, str) or not given:
-            raise ConfigError(f"name a model: {', '.join(sorted(policies))}")
-        for name, policy in policies.items():
-            if given == name or given in policy.aliases:
-                return name
-        near = [name for name in policies if name.lower().endswith(given.lower())]
-        if len(near) == 1:
-            return near[0]
-        raise ConfigError(f"{given}: no such model; there are: {', '.join(sorted(policies))}")
+        return find_model(self._daemon.book.policies, given)
 
 
 def _forget(path: Path) -> None:

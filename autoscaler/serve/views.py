@@ -135,6 +135,19 @@ def node_view(node: Node, now: datetime) -> Json:
     }
 
 
+def marked(model: ModelName, kind: str, actor: str, now: datetime) -> NodeEvent:
+    """The event of a person's word on a model."""
+    return NodeEvent(
+        at=now,
+        kind=kind,
+        model=model,
+        node=None,
+        state=None,
+        cause=f"asked for by {actor}",
+        actor=actor,
+    )
+
+
 def _event_view(event: NodeEvent) -> Json:
     return {
         "at": event.at.isoformat(),
