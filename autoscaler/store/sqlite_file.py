@@ -1,0 +1,98 @@
+"""The SQLite file: who may open it, with which settings, and how old files are brought up to date.
+
+One process holds the file, one connection writes it: SQLite before 3.51.3 can corrupt a WAL that several connections
+checkpoint. `synchronous=FULL` costs 2 ms a commit and is what makes an intent survive a power loss.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from importlib import resources
+from pathlib import Path
+
+from autoscaler.errors import StoreUnavailable
+
+SCHEMA = 1
+
+
+class FileLock:
+    """An advisory lock beside the store: the second daemon on one file exits, commands ask the first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            StoreUnavailable: another process has it.
+        """
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            holder = os.read(fd, 32).decode(errors="replace").strip()
+            os.close(fd)
+            raise StoreUnavailable(
+                f"{self._path}: held by process {holder or 'unknown'}: one daemon holds one store; "
+                "stop it first, or ask it (autoscaler status)"
+            ) from exc
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give the lock back; the file stays, so that two processes never lock two files of one name."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open the store's file, checked and migrated; make it when there is none.
+
+    Raises:
+        StoreUnavailable: unreadable, damaged, or written by a newer version. Never replaced by an empty one.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        os.chmod(path, 0o600)
+    except (OSError, sqlite3.Error) as exc:
+        raise StoreUnavailable(f"{path}: cannot open the store: {exc}") from exc
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA busy_timeout=5000")
+        db.execute("PRAGMA foreign_keys=ON")
+        verdict = db.execute("PRAGMA quick_check").fetchone()[0]
+        if verdict != "ok":
+            raise StoreUnavailable(
+                f"{path}: the store is damaged ({verdict}): keep the file, restore a backup, or run "
+                "`autoscaler audit` and decide; an empty store is never started in its place"
+            )
+        _migrate(db, path)
+    except sqlite3.Error as exc:
+        db.close()
+        raise StoreUnavailable(
+            f"{path}: not a usable store ({exc}): keep the file, restore a backup or name another state_dir"
+        ) from exc
+    except StoreUnavailable:
+        db.close()
+        raise
+    return db
+
+
+def _migrate(db: sqlite3.Connection, path: Path) -> None:
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if version > SCHEMA:
+        raise StoreUnavailable(
+            f"{path}: written by a newer version (schema {version}, this one knows {SCHEMA}): upgrade"
+        )
+    for step in range(version + 1, SCHEMA + 1):
+        script = resources.files("autoscaler.store").joinpath(f"schema_{step}.sql").read_text()
+        # executescript commits what was open; BEGIN inside the script makes the step one transaction
+        db.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={step};\nCOMMIT;")
