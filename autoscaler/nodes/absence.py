@@ -6,7 +6,7 @@ Gone is: absent from at least three complete listings that span the confirming t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from autoscaler.domain.ids import MachineId
 from autoscaler.domain.machine import Inventory
@@ -16,12 +16,17 @@ _LISTINGS = 3
 
 @dataclass(slots=True)
 class AbsenceProof:
-    """Collects witnesses for one machine. Kept in memory: a restart begins anew, which is safe."""
+    """Collects witnesses for one machine. Kept in memory: a restart begins anew, which is safe.
+
+    Listings are told apart by when they were read, in seconds since boot: the wall clock may jump.
+    """
 
     confirm_over: timedelta
-    seen: list[datetime] = field(default_factory=list)
+    seen: list[float] = field(default_factory=list)
 
-    def witness(self, inventory: Inventory, name: str, machine_id: MachineId | None) -> None:
+    def witness(
+        self, inventory: Inventory, read_at_s: float, name: str, machine_id: MachineId | None
+    ) -> None:
         """Take one listing into account; an incomplete one, or one seen before, adds nothing."""
         present = (
             inventory.by_id(machine_id) is not None
@@ -30,10 +35,13 @@ class AbsenceProof:
         )
         if present:
             self.seen.clear()
-        elif inventory.complete and (not self.seen or inventory.at > self.seen[-1]):
-            self.seen.append(inventory.at)
+        elif inventory.complete and (not self.seen or read_at_s > self.seen[-1]):
+            self.seen.append(read_at_s)
+            del self.seen[1:-_LISTINGS]  # the first and the newest say it all
 
     @property
     def listings_agree(self) -> bool:
         """Whether only the GET is missing."""
-        return len(self.seen) >= _LISTINGS and self.seen[-1] - self.seen[0] >= self.confirm_over
+        if len(self.seen) < _LISTINGS:
+            return False
+        return self.seen[-1] - self.seen[0] >= self.confirm_over.total_seconds()

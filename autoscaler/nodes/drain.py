@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from autoscaler.balance.protocol import Balancer, PoolReport, ServerState
 from autoscaler.domain.node import Node
@@ -18,17 +18,21 @@ from autoscaler.domain.node import Node
 
 @dataclass(slots=True)
 class DrainEvidence:
-    """What was seen of one node's drain. Kept in memory: a restart looks again."""
+    """What was seen of one node's drain. Kept in memory: a restart looks again.
+
+    Times are seconds since boot: a clock that jumps is no reason to trust a count sooner.
+    """
 
     settle: timedelta
     sample_gap: timedelta
     incarnations: tuple[str, ...] = ()
-    agreed_since: datetime | None = None
-    idle_since: datetime | None = None
+    agreed_since_s: float | None = None
+    idle_since_s: float | None = None
     in_flight: int = 0
+    removed: bool = False  # taken out of the balancers on this evidence: nothing can have come since
 
     def witness(
-        self, node: Node, seen: Sequence[PoolReport], engine_in_flight: int | None, now: datetime
+        self, node: Node, seen: Sequence[PoolReport], engine_in_flight: int | None, at_s: float
     ) -> None:
         """Take one look into account.
 
@@ -39,24 +43,33 @@ class DrainEvidence:
         if incarnations != self.incarnations:
             # A balancer restarted: what it was told may be forgotten, what it counts began anew.
             self.incarnations = incarnations
-            self.agreed_since = self.idle_since = None
+            self.forget()
         if not _none_takes_new(node, seen):
-            self.agreed_since = self.idle_since = None
+            self.forget()
             return
-        if self.agreed_since is None:
-            self.agreed_since = now
+        if self.agreed_since_s is None:
+            self.agreed_since_s = at_s
         at_balancers = _in_flight(node, seen)
         self.in_flight = max(at_balancers, engine_in_flight or 0)
-        settled = now - self.agreed_since >= self.settle
+        settled = at_s - self.agreed_since_s >= self.settle.total_seconds()
         quiet = at_balancers == 0 and engine_in_flight == 0 and _no_old_process(seen)
         if not (settled and quiet):
-            self.idle_since = None
-        elif self.idle_since is None:
-            self.idle_since = now
+            self.idle_since_s = None
+        elif self.idle_since_s is None:
+            self.idle_since_s = at_s
 
-    def is_drained(self, now: datetime) -> bool:
+    def is_drained(self, at_s: float) -> bool:
         """Whether two samples, far enough apart, saw nothing in flight anywhere."""
-        return self.idle_since is not None and now - self.idle_since >= self.sample_gap
+        if self.removed:
+            return True
+        if self.idle_since_s is None:
+            return False
+        return at_s - self.idle_since_s >= self.sample_gap.total_seconds()
+
+    def forget(self) -> None:
+        """Begin anew: it serves again, or what was seen no longer counts."""
+        self.agreed_since_s = self.idle_since_s = None
+        self.removed = False
 
 
 def _none_takes_new(node: Node, seen: Sequence[PoolReport]) -> bool:

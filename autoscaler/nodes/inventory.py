@@ -7,7 +7,7 @@ but unknown is an orphan with a grace time; our prefix with another owner is sho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,6 +17,8 @@ from autoscaler.domain.node import CLOSED, Node, State
 from autoscaler.store.protocol import Orphan
 
 _SMALL = 2  # a guard's share never forbids this few
+# A machine that boots may lag in the listing, and one that terminates should leave it.
+_ESTABLISHED = frozenset({State.VERIFYING, State.READY, State.DRAINING, State.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def compare(
         confirmed: a person confirmed that this listing may be acted on although a guard holds.
     """
     by_name = {row.name: row for row in rows}
+    doomed = {row.machine_id for row in rows if row.state is State.TERMINATING}
     kept = _kept_twins(inventory, by_name)
     remembered = {orphan.machine_id: orphan for orphan in orphans}
     adopt: list[tuple[NodeName, Machine]] = []
@@ -93,6 +96,8 @@ def compare(
             found.append(first)
             if now - first.first_seen >= grace:
                 expired.append(machine)
+        elif machine.id in doomed:
+            continue  # a row terminates it already
         elif machine.id != kept[machine.name]:
             surplus.append((machine, "a second machine of one name"))
         elif row.state in CLOSED:
@@ -101,6 +106,10 @@ def compare(
                 adopt.append((row.name, machine))
             else:
                 surplus.append((machine, f"its attempt is {row.state}"))
+    if not inventory.complete:
+        # What it does not list may be there all the same: its grace time goes on.
+        listed = {machine.id for machine in inventory.machines}
+        found.extend(orphan for orphan in orphans if orphan.machine_id not in listed)
     absent = _absent(inventory, rows)
     findings = Findings(
         adopt=tuple(adopt),
@@ -130,25 +139,33 @@ def _kept_twins(inventory: Inventory, rows: Mapping[NodeName, Node]) -> dict[str
     return kept
 
 
+def _known(rows: Sequence[Node]) -> tuple[Node, ...]:
+    return tuple(r for r in rows if r.state in _ESTABLISHED and r.machine_id is not None)
+
+
 def _absent(inventory: Inventory, rows: Sequence[Node]) -> tuple[NodeName, ...]:
-    """Open rows whose machine was seen before and is not listed now."""
+    """Open rows whose machine was up before and is not listed now."""
     listed = {machine.id for machine in inventory.machines}
-    return tuple(
-        row.name
-        for row in rows
-        if row.state not in CLOSED
-        and row.state not in (State.PLANNED, State.CREATING, State.TERMINATING)
-        and row.machine_id is not None
-        and row.machine_id not in listed
-    )
+    return tuple(row.name for row in _known(rows) if row.machine_id not in listed)
+
+
+def implausible(
+    inventory: Inventory, rows: Sequence[Node], confirmed: Set[NodeName] = frozenset()
+) -> bool:
+    """Whether a listing misses too many known machines to be believed of any one of them.
+
+    Args:
+        confirmed: nodes whose machines a person said are gone.
+    """
+    absent = [name for name in _absent(inventory, rows) if name not in confirmed]
+    return len(absent) > max(_SMALL, len(_known(rows)) * 30 // 100)
 
 
 def _guard(inventory: Inventory, findings: Findings, rows: Sequence[Node], ours: int) -> str | None:
     if not inventory.complete:
         return f"the listing is incomplete: {inventory.why_incomplete}"
-    known = sum(1 for row in rows if row.state not in CLOSED and row.machine_id is not None)
     checks = (
-        (len(findings.absent), known, 30, "of our known machines are absent"),
+        (len(findings.absent), len(_known(rows)), 30, "of our known machines are absent"),
         (len(findings.orphans), ours, 30, "of our listed machines are unknown"),
         (len(findings.surplus) + len(findings.expired), ours, 10, "machines would be deleted"),
     )

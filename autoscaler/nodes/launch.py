@@ -66,6 +66,7 @@ class Launcher:
         render: ScriptRenderer,
         gatekeeper: Gatekeeper,
         public_key: str,
+        forbidden: Callable[[], str | None],
     ) -> None:
         self._store = store
         self._cloud = cloud
@@ -75,14 +76,20 @@ class Launcher:
         self._render = render
         self._gatekeeper = gatekeeper
         self._public_key = public_key
+        self._forbidden = forbidden
 
-    async def may_create(self, node: Node) -> Offer:
-        """The offer to rent, once nothing stands in the way of the call.
+    async def prepare(self, node: Node, policy: Policy) -> CreateRequest:
+        """The create call to make, whole, once nothing stands in its way: afterwards only the call itself can fail.
 
         Raises:
-            CloudUnavailable: the market or the firewall rule is not known yet; look again.
+            CloudUnavailable: launches are forbidden now, or the market or the firewall rule is not known yet; look
+                again.
             Rejected: this offer can never be rented.
+            ConfigError: the policy's startup script cannot be made.
         """
+        forbidden = self._forbidden()
+        if forbidden is not None:
+            raise CloudUnavailable(f"not launched: {forbidden}")
         market = self._market()
         if market is None:
             raise CloudUnavailable("the market was not read yet")
@@ -90,21 +97,20 @@ class Launcher:
         if offer is None:
             raise Rejected(f"create: the cloud no longer offers {node.offer}")
         await self._gatekeeper.ready()
-        return offer
-
-    async def create(self, node: Node, policy: Policy, offer: Offer) -> Node:
-        """Make the node's one create call and record what came of it; `node` is already `creating`.
-
-        Returns the node as recorded. Never raises a failure of the cloud: each is a fact about this node.
-        """
         scripts = self._render(node, policy, offer)
-        request = CreateRequest(
+        return CreateRequest(
             name=node.name,
             offer=offer,
             ssh_public_key=self._public_key,
             startup_script=scripts.startup,
             shutdown_script=scripts.shutdown,
         )
+
+    async def create(self, node: Node, policy: Policy, request: CreateRequest) -> Node:
+        """Make the node's one create call and record what came of it; `node` is already `creating`.
+
+        Returns the node as recorded. Never raises a failure of the cloud: each is a fact about this node.
+        """
         await self._leases.fresh(node.model, _CREATE_CALL_S)
         try:
             created = await self._cloud.create(request)
@@ -122,7 +128,7 @@ class Launcher:
         return after
 
     async def note_failure(self, node: Node, policy: Policy, cause: AutoscalerError | str) -> None:
-        """Leave the node's offer alone for a while; a quota leaves its GPU family alone everywhere."""
+        """Leave the node's offer alone for a while: after a quota its GPU family everywhere, unpaid every offer."""
         now = self._clock.now()
         keys = [node.offer]
         quota = isinstance(cause, QuotaExceeded) or str(cause).startswith("quota:")
@@ -131,6 +137,9 @@ class Launcher:
             offer = market.offer(node.offer)
             family = offer.gpu if offer is not None else None
             keys = [o.key for o in market.offers if o.gpu == family] or keys
+        if isinstance(cause, PaymentRequired) and market is not None:
+            log.error("account_unpaid", why=str(cause))
+            keys = [offer.key for offer in market.offers] or keys
         known = {backoff.key: backoff for backoff in await self._store.backoffs()}
         for key in keys:
             await self._store.set_backoff(back_off(key, known.get(key), str(cause), policy, now))

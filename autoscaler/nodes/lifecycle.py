@@ -39,23 +39,27 @@ class Sighting:
     """What was just seen of a node. A default means "not looked at" or "no answer", never "no".
 
     Attributes:
+        listed: a complete listing was just read, so that a machine not seen in it was truly looked for.
         proven_absent: absent from three complete listings over the confirming time, and a 404 to a GET.
         host_key: just proven by the nonce.
         fault: why it must fail now, `kind: text`.
         verified: one real request was answered just now.
         registered: every balancer lists every endpoint of it as up.
+        balancers_silent: a balancer did not answer: what it lists is not known.
         drained: every balancer agreed twice that it takes nothing new, and nothing is in flight anywhere.
-        unregistered: no balancer lists any endpoint of it.
+        unregistered: no balancer lists any endpoint of it. One that restarted may just have forgotten it.
         diagnosed: diagnostics are saved, or cannot be had any more.
     """
 
     machine: Machine | None = None
     operation: Operation | None = None
+    listed: bool = False
     proven_absent: bool = False
     host_key: str | None = None
     fault: str | None = None
     verified: bool = False
     registered: bool = False
+    balancers_silent: bool = False
     drained: bool = False
     unregistered: bool = False
     diagnosed: bool = False
@@ -68,11 +72,13 @@ class Rules:
     Attributes:
         deadlines: how long a node may stay in a state; a state without one waits for ever.
         settling_time: after this long without a trace an unanswered create is written off.
+        registering: how long balancers that answer may take to list a verified node as up.
         cut_at_deadline: whether a drain's deadline cuts requests.
     """
 
     deadlines: Mapping[State, timedelta]
     settling_time: timedelta
+    registering: timedelta = timedelta.max
     cut_at_deadline: bool = False
 
 
@@ -96,6 +102,8 @@ def next_step(node: Node, seen: Sighting, rules: Rules, now: datetime) -> Step:
             return _creating(node, seen, rules, now, overdue)
         case State.BOOTING | State.VERIFYING | State.READY if _why_failed(node, seen) is not None:
             return _failed(_why_failed(node, seen) or "")
+        case State.VERIFYING if node.verified_at is not None:
+            return _registering(node, seen, rules, now)
         case State.BOOTING | State.VERIFYING if overdue:
             where = f" at stage {node.stage}" if node.stage else ""
             return _failed(f"deadline: still {node.state}{where} after {_seconds(age)}")
@@ -103,9 +111,7 @@ def next_step(node: Node, seen: Sighting, rules: Rules, now: datetime) -> Step:
             return Step(State.VERIFYING, Effect.VERIFY, "its host key is proven and pinned")
         case State.BOOTING:
             return Step(State.BOOTING, Effect.CONTACT, "waiting for SSH")
-        case State.VERIFYING if node.verified_at is not None and seen.registered:
-            return Step(State.READY, Effect.NONE, "every balancer has it")
-        case State.VERIFYING if node.verified_at is not None or seen.verified:
+        case State.VERIFYING if seen.verified:
             return Step(State.VERIFYING, Effect.REGISTER, "a warm-up request was answered")
         case State.VERIFYING:
             return Step(State.VERIFYING, Effect.VERIFY, "being verified")
@@ -120,11 +126,11 @@ def next_step(node: Node, seen: Sighting, rules: Rules, now: datetime) -> Step:
             return Step(State.TERMINATING, Effect.NONE, node.failure or node.reason)
         case State.FAILED:
             return Step(State.FAILED, Effect.SAVE_DIAGNOSTICS, node.reason)
+        case State.TERMINATING if not seen.unregistered:
+            # Its address may soon be a stranger's: the entry goes before the machine does, and before the row.
+            return Step(State.TERMINATING, Effect.CUT, "a balancer still lists it")
         case State.TERMINATING if seen.proven_absent:
             return Step(State.GONE, Effect.NONE, "proven absent")
-        case State.TERMINATING if not seen.unregistered:
-            # Its address may soon be a stranger's: the entry goes before the machine does.
-            return Step(State.TERMINATING, Effect.CUT, "a balancer still lists it")
         case State.TERMINATING:
             # No deadline here: a machine that won't go still bills, so asking never stops.
             return Step(State.TERMINATING, Effect.DELETE, "not proven absent")
@@ -148,9 +154,20 @@ def _creating(node: Node, seen: Sighting, rules: Rules, now: datetime, overdue: 
         return _failed("deadline: the create operation did not end in time")
     if not known and node.first_look_at is not None:
         looked = now - node.first_look_at
-        if looked >= rules.settling_time:
+        # Time alone proves nothing: while the cloud cannot be read, nobody has looked.
+        if seen.listed and looked >= rules.settling_time:
             return Step(State.LOST, Effect.NONE, f"no trace of it for {_seconds(looked)}")
     return Step(State.CREATING, Effect.NONE, "waiting for the cloud")
+
+
+def _registering(node: Node, seen: Sighting, rules: Rules, now: datetime) -> Step:
+    """A verified node on its way into the balancers. One that does not answer is no fault of the node's."""
+    if seen.registered:
+        return Step(State.READY, Effect.NONE, "every balancer has it")
+    waited = now - max(node.verified_at or node.since, node.since)
+    if waited >= rules.registering and not seen.balancers_silent:
+        return _failed(f"register: no balancer lists it as up after {_seconds(waited)}")
+    return Step(State.VERIFYING, Effect.REGISTER, "a warm-up request was answered")
 
 
 def _draining(node: Node, seen: Sighting, rules: Rules, overdue: bool) -> Step:
@@ -158,11 +175,15 @@ def _draining(node: Node, seen: Sighting, rules: Rules, overdue: bool) -> Step:
         return Step(State.TERMINATING, Effect.NONE, "vanished while draining")
     if seen.fault is not None:
         return _failed(seen.fault)
-    if seen.unregistered:
+    done = seen.drained or (overdue and rules.cut_at_deadline)
+    if seen.unregistered and done:
         return Step(State.TERMINATING, Effect.NONE, node.reason)
+    if seen.unregistered:
+        # A balancer that restarted has forgotten it; its old process may still stream from there.
+        return Step(State.DRAINING, Effect.NONE, node.reason)
     if seen.drained:
         return Step(State.DRAINING, Effect.REMOVE, node.reason)
-    if overdue and rules.cut_at_deadline:
+    if done:
         return Step(State.DRAINING, Effect.CUT, node.reason)
     return Step(State.DRAINING, Effect.DRAIN, node.reason)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from autoscaler.domain.ids import NodeName
 
@@ -30,9 +30,9 @@ class Witnesses:
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """Since when a node has had two witnesses or more against it."""
+    """Since when, in seconds since boot, a node has had two witnesses or more against it."""
 
-    since: datetime
+    since_s: float
     witnesses: Witnesses
 
 
@@ -48,7 +48,7 @@ def judge(
     serving: int,
     suspects: Mapping[NodeName, Suspicion],
     patience: timedelta,
-    now: datetime,
+    at_s: float,
 ) -> Judgement:
     """Say which serving nodes to give up. Pure.
 
@@ -56,12 +56,15 @@ def judge(
         serving: how many nodes serve, suspects included.
         suspects: those with two witnesses or more against them.
         patience: how long that must last.
+        at_s: now, in seconds since boot.
     """
-    due = {name: s for name, s in suspects.items() if now - s.since >= patience}
-    if serving >= _MANY and len(due) * 2 > serving:
+    due = {n: s for n, s in suspects.items() if at_s - s.since_s >= patience.total_seconds()}
+    # All suspects count, not only those due: each is looked at in its own time, and the first to come due must not
+    # be given up a moment before the others are seen to share its fate.
+    if due and serving >= _MANY and len(suspects) * 2 > serving:
         return Judgement(
             {},
-            f"{len(due)} of {serving} nodes fail at once: it is us or the network; none is given up",
+            f"{len(suspects)} of {serving} nodes fail at once: it is us or the network; none is given up",
         )
     return Judgement(
         {name: f"condemned: {'; '.join(s.witnesses.against)}" for name, s in due.items()}

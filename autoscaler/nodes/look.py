@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -24,6 +24,7 @@ from autoscaler.errors import (
 from autoscaler.nodes import register
 from autoscaler.nodes.absence import AbsenceProof
 from autoscaler.nodes.drain import DrainEvidence
+from autoscaler.nodes.inventory import implausible
 from autoscaler.nodes.lifecycle import Sighting
 from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.liveness import Suspicion, Witnesses
@@ -45,6 +46,7 @@ class NodeMemory:
     next_probe_s: float = 0.0
     stage: str | None = None
     proven: Proven | None = None
+    serving: bool = False
 
 
 class Looker:
@@ -58,13 +60,16 @@ class Looker:
         prober: Prober,
         clock: Clock,
         timings: Timings,
+        known: Callable[[], Sequence[Node]],
     ) -> None:
+        """`known` gives every open node: a listing that misses too many of them proves nothing of any."""
         self._cloud = cloud
         self._inventory = inventory
         self._balancers = balancers
         self._prober = prober
         self._clock = clock
         self._timings = timings
+        self._known = known
 
     def memory(self) -> NodeMemory:
         """A fresh memory for one node."""
@@ -75,10 +80,19 @@ class Looker:
         )
 
     async def look(
-        self, node: Node, policy: Policy | None, offer: Offer | None, memory: NodeMemory
+        self,
+        node: Node,
+        policy: Policy | None,
+        offer: Offer | None,
+        memory: NodeMemory,
+        now: datetime,
     ) -> Sighting:
         """See what the node's state asks for."""
-        now = self._clock.now()
+        memory.serving = node.state is State.READY
+        if not memory.serving:
+            memory.suspicion = memory.condemned = None
+        if node.state is not State.DRAINING:
+            memory.drain.forget()
         match node.state:
             case State.CREATING:
                 return await self._creating(node)
@@ -87,7 +101,7 @@ class Looker:
             case State.VERIFYING:
                 return await self._verifying(node, policy, offer, memory)
             case State.READY:
-                return await self._ready(node, policy, memory, now)
+                return await self._ready(node, policy, memory)
             case State.DRAINING:
                 return await self._draining(node, policy, memory, now)
             case State.FAILED:
@@ -115,7 +129,8 @@ class Looker:
                 machine = await self._cloud.machine(wanted)
         except (CloudUnavailable, SchemaError):
             pass
-        return Sighting(machine=machine, operation=operation)
+        listed = inventory is not None and inventory.complete
+        return Sighting(machine=machine, operation=operation, listed=listed)
 
     async def _booting(self, node: Node, memory: NodeMemory) -> Sighting:
         machine, absent = await self._machine(node, memory)
@@ -141,7 +156,12 @@ class Looker:
         if absent or policy is None:
             return Sighting(machine=machine, proven_absent=absent)
         if node.verified_at is not None:
-            return Sighting(machine=machine, registered=await self._is_registered(node))
+            known = await self._reports(node)
+            return Sighting(
+                machine=machine,
+                registered=known is not None and register.is_registered(node, known),
+                balancers_silent=known is None,
+            )
         try:
             seen = await self._prober.verify(node, policy, offer)
         except NodeUnreachable as exc:
@@ -159,16 +179,14 @@ class Looker:
                 memory.proven = seen
                 return Sighting(machine=machine, verified=True)
 
-    async def _ready(
-        self, node: Node, policy: Policy | None, memory: NodeMemory, now: datetime
-    ) -> Sighting:
+    async def _ready(self, node: Node, policy: Policy | None, memory: NodeMemory) -> Sighting:
         known = await self._reports(node)
         registered = known is None or register.is_known(node, known)
         if memory.condemned is not None:
             return Sighting(fault=memory.condemned, registered=registered)
         machine, absent = await self._machine(node, memory)
         if not absent and policy is not None:
-            await self._suspect(node, policy, machine, known, memory, now)
+            await self._suspect(node, policy, machine, known, memory)
         return Sighting(machine=machine, proven_absent=absent, registered=registered)
 
     async def _suspect(
@@ -178,11 +196,11 @@ class Looker:
         machine: Machine | None,
         known: tuple[PoolReport, ...] | None,
         memory: NodeMemory,
-        now: datetime,
     ) -> None:
-        if self._clock.boot_s() < memory.next_probe_s:
+        at_s = self._clock.boot_s()
+        if at_s < memory.next_probe_s:
             return
-        memory.next_probe_s = self._clock.boot_s() + self._timings.liveness.total_seconds()
+        memory.next_probe_s = at_s + self._timings.liveness.total_seconds()
         inventory = self._inventory.last
         listed = inventory is None or not inventory.complete or machine is not None
         cloud = None if listed else "the cloud does not list it"
@@ -196,26 +214,26 @@ class Looker:
         if len(witnesses.against) < 2:
             memory.suspicion = None
         else:
-            since = memory.suspicion.since if memory.suspicion is not None else now
-            memory.suspicion = Suspicion(since, witnesses)
+            since_s = memory.suspicion.since_s if memory.suspicion is not None else at_s
+            memory.suspicion = Suspicion(since_s, witnesses)
 
     async def _draining(
         self, node: Node, policy: Policy | None, memory: NodeMemory, now: datetime
     ) -> Sighting:
+        at_s = self._clock.boot_s()
         known = await self._reports(node)
         machine, absent = await self._machine(node, memory)
         if known is None:
-            return Sighting(machine=machine, proven_absent=absent)
-        if register.is_unregistered(node, known):
-            return Sighting(machine=machine, proven_absent=absent, unregistered=True)
+            return Sighting(machine=machine, proven_absent=absent, balancers_silent=True)
         engine = await self._engine_in_flight(node, policy, now)
-        memory.drain.witness(node, known, engine, now)
+        memory.drain.witness(node, known, engine, at_s)
         dead = machine is not None and machine.power in (PowerState.BROKEN, PowerState.STOPPED)
         fault = f"power: the cloud says {machine.raw_state}" if machine and dead else None
         return Sighting(
             machine=machine,
             proven_absent=absent,
-            drained=memory.drain.is_drained(now),
+            drained=memory.drain.is_drained(at_s),
+            unregistered=register.is_unregistered(node, known),
             fault=fault,
         )
 
@@ -241,7 +259,9 @@ class Looker:
         inventory = await self._list()
         if inventory is None:
             return None, False
-        memory.absence.witness(inventory, node.name, node.machine_id)
+        if implausible(inventory, self._known(), self._inventory.confirmed_absent):
+            return _machine_of(node, inventory), False
+        memory.absence.witness(inventory, self._inventory.read_at_s, node.name, node.machine_id)
         if not memory.absence.listings_agree:
             return _machine_of(node, inventory), False
         if node.machine_id is None:
@@ -262,12 +282,6 @@ class Looker:
             return await register.reports(self._balancers, node)
         except BalancerUnavailable:
             return None
-
-    async def _is_registered(self, node: Node) -> bool:
-        known = await self._reports(node)
-        if known is None:
-            return False
-        return register.is_registered(node, known)
 
 
 def _machine_of(node: Node, inventory: Inventory | None) -> Machine | None:

@@ -26,6 +26,7 @@ from autoscaler.errors import (
     StoreUnavailable,
 )
 from autoscaler.nodes import drain, register, terminate
+from autoscaler.nodes.ages import Ages
 from autoscaler.nodes.launch import MARKET_FAILURES, Launcher
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.lifecycle import Effect, Rules, Sighting, Step, next_step
@@ -72,7 +73,10 @@ class NodeRunner:
             parts.prober,
             parts.clock,
             parts.timings,
+            lambda: self._open,
         )
+        self._open: tuple[Node, ...] = ()
+        self._ages = Ages(parts.clock)
         self._memories: dict[NodeName, NodeMemory] = {}
         self._wakes: dict[NodeName, asyncio.Event] = {}
         self._held: str | None = None
@@ -102,7 +106,7 @@ class NodeRunner:
         while True:
             try:
                 await self._start_new(tasks)
-                self._judge()
+                self.judge()
             except StoreUnavailable as exc:
                 log.warning("nodes_not_read", why=str(exc))
             await self._parts.clock.sleep(min(1.0, self._parts.timings.step.total_seconds()))
@@ -111,22 +115,27 @@ class NodeRunner:
         """Give every open node its task now, without waiting for the next round."""
         await self._start_new(tasks)
 
+    async def read(self) -> None:
+        """Read which nodes are open: what a listing is held against."""
+        self._open = await self._parts.store.nodes()
+
     async def _start_new(self, tasks: asyncio.TaskGroup) -> None:
-        for node in await self._parts.store.nodes():
+        await self.read()
+        for node in self._open:
             if node.name not in self._wakes:
                 self._wakes[node.name] = asyncio.Event()
                 tasks.create_task(self._live(node.name), name=f"node {node.name}")
 
-    def _judge(self) -> None:
+    def judge(self) -> None:
         """Condemn serving nodes on the word of two witnesses, but never most of the fleet at once."""
         suspects = {
             name: memory.suspicion
             for name, memory in self._memories.items()
             if memory.suspicion is not None
         }
-        serving = sum(1 for m in self._memories.values() if m.next_probe_s and not m.condemned)
+        serving = sum(1 for memory in self._memories.values() if memory.serving)
         verdict = judge(
-            serving, suspects, self._parts.timings.unhealthy_after, self._parts.clock.now()
+            serving, suspects, self._parts.timings.unhealthy_after, self._parts.clock.boot_s()
         )
         if verdict.held != self._held:
             log.error("condemnation_held", why=verdict.held)
@@ -160,6 +169,7 @@ class NodeRunner:
         finally:
             self._wakes.pop(name, None)
             self._memories.pop(name, None)
+            self._ages.forget(name)
 
     async def _pause(self, name: NodeName, seconds: float) -> None:
         wake = self._wakes[name]
@@ -179,9 +189,10 @@ class NodeRunner:
             return await self._launch(node, policy)
         if node.state is State.CREATING and node.operation_id is None:
             node = await self._first_look(node)
-        seen = await self._looker.look(node, policy, offer, memory)
+        judged_at = self._ages.instant(node)
+        seen = await self._looker.look(node, policy, offer, memory, judged_at)
+        step = next_step(node, seen, self._rules(policy), judged_at)
         now = self._parts.clock.now()
-        step = next_step(node, seen, self._rules(policy), now)
         after = self._after(node, seen, step, memory, now)
         await self._record(node, after, step, memory)
         await self._effect(after, step, policy, memory)
@@ -193,14 +204,14 @@ class NodeRunner:
             raise CloudUnavailable(f"{node.model}: no policy; not launched")
         now = self._parts.clock.now()
         try:
-            offer = await self._parts.launcher.may_create(node)
+            request = await self._parts.launcher.prepare(node, policy)
         except Rejected as exc:
             cancelled = replace(node, state=State.CANCELLED, since=now, reason=str(exc))
             await self._advance(node, cancelled, str(exc))
             return True
         sent = replace(node, state=State.CREATING, since=now, sent_at=now, reason="create sent")
         await self._advance(node, sent, "the intent is durable")
-        await self._parts.launcher.create(sent, policy, offer)
+        await self._parts.launcher.create(sent, policy, request)
         return True
 
     async def _first_look(self, node: Node) -> Node:
@@ -221,7 +232,8 @@ class NodeRunner:
                 State.DRAINING: policy.drain.deadline,
             }
         cut = policy is not None and policy.drain.on_deadline is OnDeadline.CUT
-        return Rules(deadlines, self._parts.timings.settling_time, cut)
+        registering = policy.deadlines.registering if policy is not None else timedelta.max
+        return Rules(deadlines, self._parts.timings.settling_time, registering, cut)
 
     def _after(
         self, node: Node, seen: Sighting, step: Step, memory: NodeMemory, now: datetime
@@ -233,7 +245,8 @@ class NodeRunner:
         if seen.verified and node.verified_at is None:
             speed = memory.proven.tokens_per_s if memory.proven is not None else None
             after = replace(after, verified_at=now, tokens_per_s=speed)
-        if seen.unregistered and node.verified_at is not None and node.unregistered_at is None:
+        left = seen.unregistered and step.state is State.TERMINATING
+        if left and node.verified_at is not None and node.unregistered_at is None:
             after = replace(after, unregistered_at=now)
         if step.state is node.state:
             return after
@@ -247,8 +260,10 @@ class NodeRunner:
                 )
             case State.READY:
                 return replace(after, ready_at=after.ready_at or now)
-            case State.GONE | State.LOST:
+            case State.GONE:
                 return _closed(after, now)
+            case State.LOST:
+                return replace(after, gone_at=now)  # its nonce stays: it may surface and be adopted
             case _:
                 return after
 
@@ -315,6 +330,7 @@ class NodeRunner:
                 await drain.drain(balancers, node)
             case Effect.REMOVE:
                 await drain.remove(balancers, node, force=False)
+                memory.drain.removed = True
             case Effect.CUT:
                 if node.state is State.DRAINING:
                     await self._say_cut(node, memory)

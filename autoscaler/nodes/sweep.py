@@ -89,6 +89,8 @@ class Sweeper:
             confirmed=self._confirmed,
         )
         await self._carry_out(findings, inventory, rows, models, market, now)
+        if self._confirmed:
+            self._inventory.confirm_absent(findings.absent)
         if findings.held is None:
             self._confirmed = False
         if findings.held != self.findings.held:
@@ -144,7 +146,12 @@ class Sweeper:
         """Record a row that terminates this machine; a name that a row has already gets its id appended."""
         parts = parse_name(machine.name)
         slugged = parts.model_slug if parts is not None else ""
-        model = next((m for s, m in models.items() if s.startswith(slugged) and slugged), None)
+        model = models.get(slugged)
+        if model is None and slugged:  # a long name was cut off
+            model = next((m for s, m in models.items() if s.startswith(slugged)), None)
+        row = rows.get(NodeName(machine.name))
+        if row is not None and row.model in self._leases.models:
+            model = row.model
         lease = self._leases.current(model or ORPHANS_MODEL)
         name = NodeName(machine.name)
         if name in rows:

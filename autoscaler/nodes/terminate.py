@@ -18,8 +18,8 @@ log = structlog.get_logger(__name__)
 
 def delete_due(node: Node, first: timedelta, longest: timedelta, now: datetime) -> bool:
     """Whether it is time to ask again: after 5 s at first, doubling to 5 min, with no end."""
-    if node.last_delete_at is None:
-        return True
+    if node.last_delete_at is None or node.last_delete_at > now:
+        return True  # never tried, or the clock was set back since
     doublings = min(max(node.deletes - 1, 0), 20)
     wait = min(first * (1 << doublings), longest)
     return now - node.last_delete_at >= wait
