@@ -1,0 +1,105 @@
+"""Scale-in loses nothing: answers that stream for ten seconds and longer come whole, token by token."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.e2e.conftest import Build
+from tests.e2e.world import Answer, World
+
+pytestmark = pytest.mark.e2e
+
+TOKENS = 600  # an L40S gives about fifty a second
+TWO = {"min": 2, "max": 3}
+
+
+async def test_draining_a_node_by_hand_cuts_no_stream(cloud: World, world: Build) -> None:
+    await cloud.only_in_stock(l40s=3)
+    there = await world(nodes=TWO)
+    first, _ = await there.ready(2)
+    tasks = await there.streams(8, tokens=TOKENS)
+
+    said = await there.command("drain", first["name"], "--yes")
+    answers = await asyncio.gather(*tasks)
+
+    assert said.code == 0, said
+    _assert_whole(answers, there)
+    assert first["name"] in {answer.node for answer in answers}
+    gone = await there.in_state(first["name"], "terminating", "gone")
+    last = max(answer.ended_at for answer in answers if answer.node == first["name"])
+    deletes = [c for c in await there.calls("delete_vm") if c["name"] == first["name"]]
+    assert gone["unregistered_at"] is not None
+    assert all(call["details"]["status"] != "" for call in deletes)
+    drained = [e for e in await there.events(node=first["name"]) if e["state"] == "draining"]
+    assert drained[0]["actor"] != "daemon"
+    assert _unix(gone["unregistered_at"]) >= last - 0.5
+    await there.ready(2)  # min is two: what was drained by hand is replaced
+
+
+async def test_scale_in_under_load_cuts_no_stream(cloud: World, world: Build) -> None:
+    await cloud.only_in_stock(l40s=3)
+    there = await world(nodes=TWO)
+    await there.ready(2)
+    tasks = await there.streams(6, tokens=TOKENS)
+
+    there.write_policy(nodes={"min": 0, "max": 1})
+
+    async def shrinks() -> bool:
+        return bool(await there.nodes("draining"))
+
+    await there.until(shrinks, "a node is drained")
+    answers = await asyncio.gather(*tasks)
+    _assert_whole(answers, there)
+    await there.is_empty()
+
+
+async def test_a_retired_model_drains_and_is_rented_for_no_more_until_resumed(
+    world: Build,
+) -> None:
+    there = await world(nodes={"min": 1, "max": 2})
+    await there.ready()
+    tasks = await there.streams(3, tokens=150)
+
+    said = await there.command("retire", "chat", "--yes")
+    answers = await asyncio.gather(*tasks)
+    await there.is_empty()
+
+    assert said.code == 0, said
+    _assert_whole(answers, there, tokens=150)
+    assert (await there.model())["mode"] == "retired"
+    assert len(await there.created_names()) == 1
+    assert (await there.command("resume", "chat")).code == 0
+    await there.ready()
+    assert len(await there.created_names()) == 2
+
+
+async def test_a_paused_model_keeps_what_it_has_and_rents_nothing(world: Build) -> None:
+    there = await world()
+    assert (await there.command("pause", "chat")).code == 0
+
+    held = asyncio.create_task(there.ask())
+
+    async def wants() -> bool:
+        model = await there.model()
+        return model["mode"] == "paused" and bool(model["want"])
+
+    await there.until(wants, "the demand is seen although the model is paused")
+    assert await there.created_names() == []
+    assert (await there.command("resume", "chat")).code == 0
+    assert (await held).whole
+
+
+def _assert_whole(answers: list[Answer], there: World, tokens: int = TOKENS) -> None:
+    for answer in answers:
+        assert answer.whole, (answer.status, answer.error, there.logs())
+        assert answer.tokens == tokens
+    texts = {"".join(answer.pieces) for answer in answers}
+    assert len({len(text) for text in texts}) == 1, "an answer lacks some of its text"
+
+
+def _unix(text: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,109 @@
+"""The daemon goes away, in order or not: nodes serve on, nothing is rented twice, the next daemon takes everything up."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from tests.e2e.conftest import Build
+from tests.e2e.world import World
+
+pytestmark = pytest.mark.e2e
+
+ONE = {"min": 1, "max": 2}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+async def test_nodes_serve_without_a_daemon_and_the_next_one_takes_them_up(
+    world: Build, signum: signal.Signals
+) -> None:
+    there = await world(nodes=ONE)
+    (node,) = await there.ready()
+    running = asyncio.create_task(there.ask(stream=True, tokens=200))
+
+    code = await there.end("daemon", signum)
+    alone = [await there.ask() for _ in range(3)]
+    await there.start_daemon()
+    after = await there.ask()
+
+    assert code == (0 if signum is signal.SIGTERM else -signum)
+    assert (await running).whole
+    assert [answer.node for answer in (*alone, after)] == [node["name"]] * 4
+    await there.ready()
+    (again,) = await there.nodes()
+    assert (again["name"], again["ready_at"]) == (node["name"], node["ready_at"])
+    assert len(await there.created_names()) == 1
+    assert await there.calls("delete_vm") == []
+
+
+async def test_a_restarted_gateway_serves_the_same_nodes_at_once(world: Build) -> None:
+    there = await world(nodes=ONE)
+    (node,) = await there.ready()
+
+    await there.end("gateway", signal.SIGKILL)
+    await there.end("daemon")
+    await there.start_gateway()
+    answer = await there.ask()
+
+    assert (answer.whole, answer.node) == (True, node["name"])
+
+
+@pytest.mark.parametrize("state", ["creating", "booting", "verifying"])
+async def test_a_daemon_killed_in_the_middle_of_a_launch_rents_nothing_twice(
+    cloud: World, state: str
+) -> None:
+    slow = {"creating": "slow_create", "booting": "slow_boot", "verifying": "slow_boot"}[state]
+    await cloud.fault(slow, factor=3)
+    cloud.write_policy(nodes=ONE)
+    await cloud.start_daemon()
+    await _reached(cloud, state)
+
+    await cloud.end("daemon", signal.SIGKILL)
+    await cloud.start_daemon()
+    (node,) = await cloud.ready()
+
+    assert await cloud.created_names() == [node["name"]]
+    assert len(await cloud.machines()) == 1
+    assert (await cloud.ask()).whole
+
+
+async def test_a_daemon_killed_while_the_create_call_is_under_way_finds_its_machine(
+    cloud: World,
+) -> None:
+    await cloud.fault("hang", call="create_vm")
+    cloud.write_policy(nodes=ONE)
+    await cloud.start_daemon()
+
+    async def sent() -> bool:
+        return len(await cloud.machines()) == 1
+
+    await cloud.until(sent, "the create call has had its effect")
+    await cloud.end("daemon", signal.SIGKILL)
+    await cloud.start_daemon()
+    (node,) = await cloud.ready()
+
+    assert [m["name"] for m in await cloud.machines()] == [node["name"]]
+
+
+async def test_a_daemon_killed_while_it_drains_finishes_the_drain(world: Build) -> None:
+    there = await world(nodes=ONE)
+    (node,) = await there.ready()
+    (stream,) = await there.streams(1, tokens=400)
+    assert (await there.command("retire", "chat", "--yes")).code == 0
+    await there.in_state(node["name"], "draining")
+
+    await there.end("daemon", signal.SIGKILL)
+    await there.start_daemon()
+
+    assert (await stream).whole
+    await there.is_empty()
+    assert len(await there.created_names()) == 1
+
+
+async def _reached(there: World, state: str) -> None:
+    async def there_now() -> bool:
+        return bool(await there.nodes(state))
+
+    await there.until(there_now, f"a node is {state}")
