@@ -52,6 +52,7 @@ from autoscaler.nodes.runner import NodeRunner, Parts
 from autoscaler.nodes.startup.render import render, replicas_of
 from autoscaler.nodes.sweep import ORPHANS_MODEL, Sweeper, model_slugs
 from autoscaler.observe.assemble import build_feed
+from autoscaler.observe.demand import DemandWatch
 from autoscaler.observe.feed import SignalFeed
 from autoscaler.policies import PolicyBook
 from autoscaler.policy import Policy
@@ -236,6 +237,7 @@ class Daemon:
                         ("policies", self._reload_policies()),
                         ("policy-files", self._watch_files()),
                         ("nodes", self.runner.run(tasks)),
+                        ("demand", self._watch_demand()),
                     )
                 ]
                 for model in self.book.policies:
@@ -417,6 +419,11 @@ class Daemon:
                 trouble = str(exc)
             if not self.book.policies:
                 self.notifier.send("WATCHDOG=1")
+
+    async def _watch_demand(self) -> None:
+        """A request that begins to wait at the gateway wakes its model's pass."""
+        watch = DemandWatch(self.config.gateway_control, self.config.timings.reconcile)
+        await watch.run(lambda model: self.wakes.now(f"model {model}"))
 
     async def _watch_files(self) -> None:
         """Reload when a policy file changes."""
