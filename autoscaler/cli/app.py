@@ -12,6 +12,7 @@ from autoscaler.cli.inspect import events, explain, nodes, plan, status
 from autoscaler.cli.offers import offers
 from autoscaler.cli.render_script import render_script
 from autoscaler.cli.run import run, validate
+from autoscaler.cli.trace import trace_app
 from autoscaler.cli.verbs import drain, pause, resume, retire, sweep
 
 app = typer.Typer(
@@ -42,3 +43,4 @@ for command in (
 ):
     app.command(name=command.__name__.replace("_", "-"))(command)
 app.add_typer(cloud_app, name="cloud")
+app.add_typer(trace_app, name="trace")

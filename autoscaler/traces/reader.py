@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import math
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO, cast
 
 from autoscaler.errors import ConfigError
 from autoscaler.traces.request import TracedRequest
@@ -22,32 +25,82 @@ def read_trace(path: Path) -> list[TracedRequest]:
     Raises:
         ConfigError: unreadable, another format, or a bad line; the message has file and line.
     """
-    try:
-        with open_text(path) as file:
-            return list(_parse(file, path))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as exc:
-        raise ConfigError(f"{path}: cannot be read as a trace: {exc}") from exc
+    return list(stream_trace(path))
+
+
+def stream_trace(path: Path) -> Iterator[TracedRequest]:
+    """Read a trace request by request. Raises as `read_trace` does, when it gets there."""
+    with readable(path), open_text(path) as file:
+        yield from _parse(file, path)
 
 
 def write_trace(path: Path, requests: Iterable[TracedRequest]) -> int:
-    """Write a trace, gzipped when the name ends in `.gz`; returns how many requests."""
+    """Write a trace, gzipped when the name ends in `.gz`; returns how many requests.
+
+    The file appears whole or not at all. The same requests give the same bytes.
+    """
+    partial = path.with_name(f"{path.name}.partial")
     count = 0
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "wt", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for count, request in enumerate(requests, start=1):  # noqa: B007  # the count is what is returned
-            writer.writerow(
-                (f"{request.arrival_s:.2f}", request.prompt_tokens, request.output_tokens)
-            )
+    try:
+        with partial.open("wb") as raw, _text_over(raw, path) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for request in requests:
+                count += 1
+                writer.writerow(
+                    (f"{request.arrival_s:.2f}", request.prompt_tokens, request.output_tokens)
+                )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return count
 
 
+@contextmanager
+def _text_over(raw: BinaryIO, path: Path) -> Iterator[TextIO]:
+    if path.suffix != ".gz":
+        with io.TextIOWrapper(raw, encoding="utf-8", newline="") as plain:
+            yield plain
+        return
+    with (
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+        io.TextIOWrapper(cast("BinaryIO", packed), encoding="utf-8", newline="") as file,
+    ):
+        yield file
+
+
 def open_text(path: Path) -> TextIO:
-    """Open a text file that may be gzipped."""
-    if path.suffix == ".gz":
+    """Open a text file that may be gzipped, whatever its name."""
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    if is_gzip:
         return gzip.open(path, "rt", encoding="utf-8", newline="")
     return path.open(encoding="utf-8", newline="")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Say which file could not be read, in our own words."""
+    try:
+        yield
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as exc:
+        raise ConfigError(f"{path}: cannot be read as a trace: {exc}") from exc
+
+
+def token_count(text: str, name: str, place: str) -> int:
+    """A number of tokens from text. Raises `ConfigError`."""
+    try:
+        count = int(text)
+    except ValueError:
+        raise ConfigError(f"{place}: {name}: found {text[:40]!r}, not a whole number") from None
+    return check_tokens(count, name, place)
+
+
+def check_tokens(count: int, name: str, place: str) -> int:
+    """Refuse a number of tokens that no request has. Raises `ConfigError`."""
+    if not 0 <= count <= _TOKEN_LIMIT:
+        raise ConfigError(f"{place}: {name}: found {count}, allowed: 0 to {_TOKEN_LIMIT}")
+    return count
 
 
 def _parse(file: TextIO, path: Path) -> Iterator[TracedRequest]:
@@ -68,15 +121,17 @@ def _parse(file: TextIO, path: Path) -> Iterator[TracedRequest]:
         yield request
 
 
-def _request(row: dict[str, str | None], place: str) -> TracedRequest:
+def _request(row: Mapping[str, str | None], place: str) -> TracedRequest:
+    found = row["arrival_s"] or ""
     try:
-        arrival_s = float(row["arrival_s"] or "")
-        prompt, output = int(row["prompt_tokens"] or ""), int(row["output_tokens"] or "")
-    except ValueError as exc:
-        raise ConfigError(f"{place}: not numbers: {exc}") from exc
+        arrival_s = float(found)
+    except ValueError:
+        raise ConfigError(f"{place}: arrival_s: found {found[:40]!r}, not a number") from None
     if not (math.isfinite(arrival_s) and arrival_s >= 0):
         raise ConfigError(f"{place}: arrival_s: found {arrival_s}, allowed: 0 or more")
-    for name, tokens in (("prompt_tokens", prompt), ("output_tokens", output)):
-        if not 0 <= tokens <= _TOKEN_LIMIT:
-            raise ConfigError(f"{place}: {name}: found {tokens}, allowed: 0 to {_TOKEN_LIMIT}")
-    return TracedRequest(arrival_s, prompt, output, row.get("model") or None)
+    return TracedRequest(
+        arrival_s,
+        token_count(row["prompt_tokens"] or "", "prompt_tokens", place),
+        token_count(row["output_tokens"] or "", "output_tokens", place),
+        row.get("model") or None,
+    )
