@@ -11,7 +11,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -27,8 +27,8 @@ from autoscaler.clock import Clock, SystemClock
 from autoscaler.cloud.mkinf.connect import open_cloud
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.config import Config
-from autoscaler.domain.ids import ModelName, NodeName
-from autoscaler.domain.node import Node, NodeEvent, State
+from autoscaler.domain.ids import ModelName
+from autoscaler.domain.node import Node
 from autoscaler.domain.offer import Offer
 from autoscaler.errors import (
     AutoscalerError,
@@ -54,12 +54,13 @@ from autoscaler.nodes.sweep import ORPHANS_MODEL, Sweeper, model_slugs
 from autoscaler.observe.assemble import build_feed
 from autoscaler.observe.demand import DemandWatch
 from autoscaler.observe.feed import SignalFeed
+from autoscaler.operate import Operations
 from autoscaler.policies import PolicyBook
 from autoscaler.policy import Policy
 from autoscaler.reconcile import Feed, Reconciler
 from autoscaler.serve.metrics import Metrics
 from autoscaler.serve.server import Server
-from autoscaler.serve.views import Views, marked
+from autoscaler.serve.views import Views
 from autoscaler.store.protocol import Store
 from autoscaler.store.sqlite import SqliteStore
 from autoscaler.wakes import Wakes
@@ -201,6 +202,7 @@ class Daemon:
             self.health.forbidden,
         )
         self.views = Views(store, clock)
+        self.operations = Operations(store, self.leases, self.runner, self.wakes, clock)
 
     def _render(self, node: Node, policy: Policy, offer: Offer) -> Scripts:
         script = render(
@@ -444,57 +446,6 @@ class Daemon:
                     await feed.close()
                 self.wakes.now(f"model {model}")
             self._want_ports()
-
-    # operators
-
-    async def pause(self, model: ModelName, actor: str) -> None:
-        """Stop launching and releasing for a model; deletes and limits go on."""
-        await self.store.set_paused(model, actor, self.clock.now())
-        await self._audit(model, "model_paused", actor)
-
-    async def resume(self, model: ModelName, actor: str) -> None:
-        """Let a model go on, also after its launches were stopped or it was retired."""
-        now = self.clock.now()
-        await self.store.set_paused(model, None, now)
-        await self.store.set_retired(model, None, now)
-        await self.store.set_meta(f"resumed:{model}", now.isoformat())
-        await self._audit(model, "model_resumed", actor)
-
-    async def retire(self, model: ModelName, actor: str) -> None:
-        """Drain every node of a model and rent no more for it."""
-        await self.store.set_retired(model, actor, self.clock.now())
-        await self._audit(model, "model_retired", actor)
-
-    async def drain(self, name: NodeName, actor: str) -> Node:
-        """Drain one node now.
-
-        Raises:
-            ConfigError: there is no such node, or it does not serve.
-        """
-        node = await self.store.node(name)
-        if node is None:
-            raise ConfigError(f"{name}: no such node (autoscaler nodes lists them)")
-        if node.state is not State.READY:
-            raise ConfigError(f"{name} is {node.state}: only a ready node can be drained")
-        now = self.clock.now()
-        after = replace(node, state=State.DRAINING, since=now, reason=f"drained by {actor}")
-        event = NodeEvent(
-            at=now,
-            kind="node_draining",
-            model=node.model,
-            node=name,
-            state=State.DRAINING,
-            cause=after.reason,
-            actor=actor,
-        )
-        await self.store.advance(self.leases.current(node.model), node, after, event)
-        self.runner.wake(name)
-        return after
-
-    async def _audit(self, model: ModelName, kind: str, actor: str) -> None:
-        await self.store.add_event(marked(model, kind, actor, self.clock.now()))
-        log.info(kind, model=model, actor=actor)
-        self.wakes.now(f"model {model}")
 
     # small things
 

@@ -236,21 +236,21 @@ class Server:
 
     async def _pause(self, body: Json, actor: str) -> Json:
         model = self._model(body.get("model"))
-        await self._daemon.pause(model, actor)
+        await self._daemon.operations.pause(model, actor)
         return {"model": model, "mode": "paused"}
 
     async def _resume(self, body: Json, actor: str) -> Json:
         model = self._model(body.get("model"))
-        await self._daemon.resume(model, actor)
+        await self._daemon.operations.resume(model, actor)
         return {"model": model, "mode": self._daemon.book.policies[model].mode.value}
 
     async def _retire(self, body: Json, actor: str) -> Json:
         model = self._model(body.get("model"))
-        await self._daemon.retire(model, actor)
+        await self._daemon.operations.retire(model, actor)
         return {"model": model, "mode": "retired"}
 
     async def _drain(self, body: Json, actor: str) -> Json:
-        node = await self._daemon.drain(NodeName(str(body.get("node"))), actor)
+        node = await self._daemon.operations.drain(NodeName(str(body.get("node"))), actor)
         return {"node": node.name, "state": node.state.value}
 
     async def _sweep(self, body: Json, actor: str) -> Json:
