@@ -29,7 +29,9 @@ class DrainEvidence:
     agreed_since_s: float | None = None
     idle_since_s: float | None = None
     in_flight: int = 0
-    removed: bool = False  # taken out of the balancers on this evidence: nothing can have come since
+    removed: bool = (
+        False  # taken out of the balancers on this evidence: nothing can have come since
+    )
 
     def witness(
         self, node: Node, seen: Sequence[PoolReport], engine_in_flight: int | None, at_s: float

@@ -120,7 +120,9 @@ def compare(
         strangers=strangers,
         absent=absent,
     )
-    held = None if confirmed else _guard(inventory, findings, rows, ours)
+    if not inventory.complete:  # a person can vouch for what is listed, not for what was not read
+        return _holding(findings, f"the listing is incomplete: {inventory.why_incomplete}")
+    held = None if confirmed else _guard(findings, rows, ours)
     return findings if held is None else _holding(findings, held)
 
 
@@ -161,9 +163,7 @@ def implausible(
     return len(absent) > max(_SMALL, len(_known(rows)) * 30 // 100)
 
 
-def _guard(inventory: Inventory, findings: Findings, rows: Sequence[Node], ours: int) -> str | None:
-    if not inventory.complete:
-        return f"the listing is incomplete: {inventory.why_incomplete}"
+def _guard(findings: Findings, rows: Sequence[Node], ours: int) -> str | None:
     checks = (
         (len(findings.absent), len(_known(rows)), 30, "of our known machines are absent"),
         (len(findings.orphans), ours, 30, "of our listed machines are unknown"),

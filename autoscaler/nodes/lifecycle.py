@@ -45,7 +45,7 @@ class Sighting:
         fault: why it must fail now, `kind: text`.
         verified: one real request was answered just now.
         registered: every balancer lists every endpoint of it as up.
-        balancers_silent: a balancer did not answer: what it lists is not known.
+        unlisted_for: how long every balancer has answered and not all have listed it as up.
         drained: every balancer agreed twice that it takes nothing new, and nothing is in flight anywhere.
         unregistered: no balancer lists any endpoint of it. One that restarted may just have forgotten it.
         diagnosed: diagnostics are saved, or cannot be had any more.
@@ -59,7 +59,7 @@ class Sighting:
     fault: str | None = None
     verified: bool = False
     registered: bool = False
-    balancers_silent: bool = False
+    unlisted_for: timedelta = timedelta(0)
     drained: bool = False
     unregistered: bool = False
     diagnosed: bool = False
@@ -103,7 +103,7 @@ def next_step(node: Node, seen: Sighting, rules: Rules, now: datetime) -> Step:
         case State.BOOTING | State.VERIFYING | State.READY if _why_failed(node, seen) is not None:
             return _failed(_why_failed(node, seen) or "")
         case State.VERIFYING if node.verified_at is not None:
-            return _registering(node, seen, rules, now)
+            return _registering(seen, rules)
         case State.BOOTING | State.VERIFYING if overdue:
             where = f" at stage {node.stage}" if node.stage else ""
             return _failed(f"deadline: still {node.state}{where} after {_seconds(age)}")
@@ -160,13 +160,12 @@ def _creating(node: Node, seen: Sighting, rules: Rules, now: datetime, overdue: 
     return Step(State.CREATING, Effect.NONE, "waiting for the cloud")
 
 
-def _registering(node: Node, seen: Sighting, rules: Rules, now: datetime) -> Step:
+def _registering(seen: Sighting, rules: Rules) -> Step:
     """A verified node on its way into the balancers. One that does not answer is no fault of the node's."""
     if seen.registered:
         return Step(State.READY, Effect.NONE, "every balancer has it")
-    waited = now - max(node.verified_at or node.since, node.since)
-    if waited >= rules.registering and not seen.balancers_silent:
-        return _failed(f"register: no balancer lists it as up after {_seconds(waited)}")
+    if seen.unlisted_for >= rules.registering:
+        return _failed(f"register: not up at every balancer after {_seconds(seen.unlisted_for)}")
     return Step(State.VERIFYING, Effect.REGISTER, "a warm-up request was answered")
 
 

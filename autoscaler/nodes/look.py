@@ -47,6 +47,7 @@ class NodeMemory:
     stage: str | None = None
     proven: Proven | None = None
     serving: bool = False
+    unlisted_since_s: float | None = None
 
 
 class Looker:
@@ -93,6 +94,8 @@ class Looker:
             memory.suspicion = memory.condemned = None
         if node.state is not State.DRAINING:
             memory.drain.forget()
+        if node.state is not State.VERIFYING:
+            memory.unlisted_since_s = None
         match node.state:
             case State.CREATING:
                 return await self._creating(node)
@@ -156,12 +159,7 @@ class Looker:
         if absent or policy is None:
             return Sighting(machine=machine, proven_absent=absent)
         if node.verified_at is not None:
-            known = await self._reports(node)
-            return Sighting(
-                machine=machine,
-                registered=known is not None and register.is_registered(node, known),
-                balancers_silent=known is None,
-            )
+            return await self._registering(node, machine, memory)
         try:
             seen = await self._prober.verify(node, policy, offer)
         except NodeUnreachable as exc:
@@ -178,6 +176,21 @@ class Looker:
             case Proven():
                 memory.proven = seen
                 return Sighting(machine=machine, verified=True)
+
+    async def _registering(
+        self, node: Node, machine: Machine | None, memory: NodeMemory
+    ) -> Sighting:
+        at_s = self._clock.boot_s()
+        known = await self._reports(node)
+        registered = known is not None and register.is_registered(node, known)
+        if known is None or registered:
+            memory.unlisted_since_s = None
+        elif memory.unlisted_since_s is None:
+            memory.unlisted_since_s = at_s
+        since_s = at_s if memory.unlisted_since_s is None else memory.unlisted_since_s
+        return Sighting(
+            machine=machine, registered=registered, unlisted_for=timedelta(seconds=at_s - since_s)
+        )
 
     async def _ready(self, node: Node, policy: Policy | None, memory: NodeMemory) -> Sighting:
         known = await self._reports(node)
@@ -224,7 +237,7 @@ class Looker:
         known = await self._reports(node)
         machine, absent = await self._machine(node, memory)
         if known is None:
-            return Sighting(machine=machine, proven_absent=absent, balancers_silent=True)
+            return Sighting(machine=machine, proven_absent=absent)
         engine = await self._engine_in_flight(node, policy, now)
         memory.drain.witness(node, known, engine, at_s)
         dead = machine is not None and machine.power in (PowerState.BROKEN, PowerState.STOPPED)

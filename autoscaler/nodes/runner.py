@@ -145,7 +145,6 @@ class NodeRunner:
 
     async def _live(self, name: NodeName) -> None:
         """One node's whole life in this process. A failure is logged when it changes and tried again, backed off."""
-        memory = self._memories.setdefault(name, self._looker.memory())
         pause = base = self._parts.timings.step.total_seconds()
         last_failure = ""
         try:
@@ -154,7 +153,7 @@ class NodeRunner:
                     node = await self._parts.store.node(name)
                     if node is None or node.state in CLOSED:
                         return
-                    moved = await self.step(node, memory)
+                    moved = await self.step(node)
                     pause, last_failure = (0.0 if moved else base), ""
                 except (CloudUnavailable, BalancerUnavailable, StoreUnavailable) as exc:
                     pause, last_failure = base, _log_changed(name, last_failure, exc)
@@ -180,8 +179,9 @@ class NodeRunner:
             pass
         wake.clear()
 
-    async def step(self, node: Node, memory: NodeMemory) -> bool:
+    async def step(self, node: Node) -> bool:
         """Look, record, act once. True when the state changed, so that the next step may come at once."""
+        memory = self._memories.setdefault(node.name, self._looker.memory())
         policy = self._parts.policies().get(node.model)
         market = self._parts.market()
         offer = market.offer(node.offer) if market is not None else None
@@ -303,6 +303,7 @@ class NodeRunner:
         await self._parts.store.advance(
             self._parts.leases.current(before.model), before, after, event
         )
+        self._ages.instant(after)
         log.info(event.kind, node=after.name, model=after.model, cause=cause)
         self._parts.changed(before, after)
 

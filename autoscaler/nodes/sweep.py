@@ -89,9 +89,8 @@ class Sweeper:
             confirmed=self._confirmed,
         )
         await self._carry_out(findings, inventory, rows, models, market, now)
-        if self._confirmed:
+        if self._confirmed and findings.held is None:
             self._inventory.confirm_absent(findings.absent)
-        if findings.held is None:
             self._confirmed = False
         if findings.held != self.findings.held:
             log.error("sweep_held", why=findings.held)

@@ -10,6 +10,7 @@ from pathlib import Path
 from autoscaler.balance.protocol import Pool, PoolReport, ServerReport, ServerState
 from autoscaler.cloud.protocol import Cloud, Created, CreateRequest, UsageLine
 from autoscaler.config import Timings
+from autoscaler.domain.decision import Decision, Verdict
 from autoscaler.domain.ids import (
     DecisionId,
     IntentId,
@@ -29,16 +30,17 @@ from autoscaler.domain.machine import (
     PowerState,
 )
 from autoscaler.domain.money import Money
-from autoscaler.domain.node import Endpoint, Node, NodeEvent, State
+from autoscaler.domain.node import Endpoint, Node, State
 from autoscaler.domain.offer import Market, Offer, OfferKey
-from autoscaler.errors import AutoscalerError, BalancerUnavailable
+from autoscaler.domain.plan import Plan
+from autoscaler.errors import AutoscalerError, BalancerUnavailable, ConfigError
 from autoscaler.nodes.launch import Launcher, Scripts
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.listing import InventoryFeed
-from autoscaler.nodes.look import Looker, NodeMemory
 from autoscaler.nodes.protocol import Coming, Proven
 from autoscaler.nodes.runner import NodeRunner, Parts
 from autoscaler.policy import Policy
+from autoscaler.store.protocol import Admission
 from autoscaler.store.sqlite import SqliteStore
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -408,15 +410,32 @@ class Life:
     runner: NodeRunner
     inventory: InventoryFeed
     policies: dict[ModelName, Policy]
-    memories: dict[NodeName, NodeMemory] = field(default_factory=dict)
     forbidden: list[str] = field(default_factory=list)
     failures: list[AutoscalerError] = field(default_factory=list)
+    bad_script: list[ConfigError] = field(default_factory=list)
+    pause_s: float = 2.0
 
     async def add(self, row: Node) -> Node:
         """Record a row as a pass would have, in the store's own words."""
         lease = self.leases.current(row.model)
-        event = NodeEvent(row.since, "node_planned", row.model, row.name, row.state, "test", "test")
-        await self.store.insert(lease, row, event)
+        plan = Plan(row.model, row.decision, row.since)
+        decision = Decision(
+            id=DecisionId(row.name),
+            model=row.model,
+            at=row.since,
+            verdict=Verdict.OUT,
+            demand=1.0,
+            raw=1.0,
+            want=1,
+            have=0.0,
+            ready=0.0,
+            binding="demand",
+            reason="demand",
+            recommendations=(),
+        )
+        await self.store.commit_plan(
+            lease, decision, plan, [row], (), "{}", lambda ledger, rows: Admission(tuple(rows))
+        )
         return row
 
     async def get(self, name: NodeName) -> Node:
@@ -427,26 +446,14 @@ class Life:
     async def step(self, name: NodeName) -> Node:
         """One step of one node; the clock moves on by one step."""
         row = await self.get(name)
-        memory = self.memories.setdefault(name, self._memory())
         await self.runner.read()
         try:
-            await self.runner.step(row, memory)
+            await self.runner.step(row)
         except AutoscalerError as exc:
             self.failures.append(exc)
         await self.leases.renew_all()
-        self.clock.move(2)
+        self.clock.move(self.pause_s)
         return await self.get(name)
-
-    def _memory(self) -> NodeMemory:
-        return Looker(
-            self.cloud,
-            self.inventory,
-            [self.balancer],
-            self.prober,
-            self.clock,
-            TIMINGS,
-            lambda: (),
-        ).memory()
 
     async def until(self, name: NodeName, state: State, most: int = 200) -> Node:
         for _ in range(most):
@@ -480,7 +487,8 @@ async def life(
     market = Market((offer(),), NOON)
     inventory = InventoryFeed(cloud, clock)
     forbidden: list[str] = []
-    launcher = _launcher(store, cloud, clock, leases, market, forbidden)
+    bad_script: list[ConfigError] = []
+    launcher = _launcher(store, cloud, clock, leases, market, forbidden, bad_script)
     policies = {MODEL: policy()}
     runner = NodeRunner(
         Parts(
@@ -501,7 +509,7 @@ async def life(
     made = Life(
         store, clock, cloud, balancer, prober, leases, launcher, runner, inventory, policies
     )
-    made.forbidden = forbidden
+    made.forbidden, made.bad_script = forbidden, bad_script
     return made
 
 
@@ -512,14 +520,20 @@ def _launcher(
     leases: Leases,
     market: Market,
     forbidden: list[str],
+    bad_script: list[ConfigError],
 ) -> Launcher:
+    def render(node: Node, policy: Policy, offer: Offer) -> Scripts:
+        if bad_script:
+            raise bad_script[0]
+        return Scripts("#!/bin/bash\n", "#!/bin/bash\n")
+
     return Launcher(
         store,
         cloud,
         clock,
         leases,
         lambda: market,
-        lambda node, policy, offer: Scripts("#!/bin/bash\n", "#!/bin/bash\n"),
+        render,
         OpenGate(),
         "ssh-ed25519 AAAA test",
         lambda: forbidden[0] if forbidden else None,

@@ -169,17 +169,11 @@ def test_a_verified_node_is_ready_only_when_every_balancer_says_so() -> None:
 def test_a_balancer_that_is_down_keeps_a_verified_node_waiting_for_as_long_as_it_is() -> None:
     row = node(State.VERIFYING, verified_at=NOON)
 
-    down = after(row, Sighting(balancers_silent=True), minutes(600))
-    refusing = after(row, Sighting(), minutes(5))
+    down = after(row, Sighting(unlisted_for=seconds(0)), minutes(600))
+    refusing = after(row, Sighting(unlisted_for=minutes(5)), minutes(5))
 
     assert (down.state, down.effect) == (State.VERIFYING, Effect.REGISTER)
     assert refusing.state is State.FAILED
-
-
-def test_a_node_taken_back_from_draining_has_its_time_to_register_anew() -> None:
-    row = node(State.VERIFYING, verified_at=NOON - minutes(600), since=NOON)
-
-    assert after(row, NOTHING, minutes(4)).state is State.VERIFYING
 
 
 def test_a_ready_node_that_a_balancer_forgot_is_told_again() -> None:
@@ -262,7 +256,7 @@ sightings = st.builds(
     fault=st.none() | st.just("host-key: another"),
     verified=flags,
     registered=flags,
-    balancers_silent=flags,
+    unlisted_for=st.timedeltas(timedelta(0), timedelta(minutes=9)),
     drained=flags,
     unregistered=flags,
     diagnosed=flags,
