@@ -77,6 +77,8 @@ class SshAccess:
         trusted = asyncssh.import_public_key(host_key)
         try:
             with _translated(address, self.port):
+                # The bound on connecting is ours: with a `connect_timeout` asyncssh goes through `wait_for`, which in
+                # Python 3.11 swallows a cancellation that meets a finished login, and the daemon never ends.
                 async with asyncio.timeout(2 * self.timeout_s + 1):
                     connection = await asyncssh.connect(
                         address,
@@ -85,7 +87,6 @@ class SshAccess:
                         client_keys=[self.key],
                         known_hosts=([trusted], [], []),
                         server_host_key_algs=[HOST_KEY_ALGORITHM],
-                        connect_timeout=self.timeout_s,
                         login_timeout=self.timeout_s,
                         keepalive_interval=KEEPALIVE_S,
                         preferred_auth="publickey",
