@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer
@@ -19,6 +19,9 @@ _SIZES = {
     **{f"{letter}B": 1000 ** (i + 1) for i, letter in enumerate("KMGT")},
     **{f"{letter}iB": 1024 ** (i + 1) for i, letter in enumerate("KMGT")},
 }
+_LONGEST_S = 100 * 365 * 86400.0  # beyond these figures it is a typo, and arithmetic overflows
+_LARGEST = 2**60
+_MOST_USD = 10**9
 _MONEY = re.compile(r"\s*\$?\s*(\d+(?:\.\d+)?)\s*(?:/\s*(h|hour|d|day|month))?\s*")
 
 
@@ -41,6 +44,8 @@ def parse_duration(value: Any) -> timedelta:
         position = part.end()
     if position == 0 or value[position:].strip():
         raise ValueError('write a duration such as "90s", "10m", "1h30m" or "7d"')
+    if seconds > _LONGEST_S:
+        raise ValueError("is longer than a hundred years: a mistake?")
     return timedelta(seconds=seconds)
 
 
@@ -55,7 +60,10 @@ def parse_size(value: Any) -> int:
     match = _SIZE.fullmatch(value.replace("k", "K")) if isinstance(value, str) else None
     if match is None:
         raise ValueError('write a size with its unit, such as "24GiB" or "500MB"')
-    return int(float(match[1]) * _SIZES[match[2]])
+    size = float(match[1]) * _SIZES[match[2]]
+    if size > _LARGEST:
+        raise ValueError("is more than any disk holds: a mistake?")
+    return int(size)
 
 
 def parse_money(value: Any) -> Money:
@@ -66,16 +74,16 @@ def parse_money(value: Any) -> Money:
     """
     if isinstance(value, Money):
         return value
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_USD:
         return Money(Decimal(value))
     match = _MONEY.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         hint = f'"{value}"' if isinstance(value, float) else '"12.50"'
         raise ValueError(f"write an amount in USD as text, such as {hint}")
-    try:
-        return Money(Decimal(match[1]))
-    except InvalidOperation as exc:  # pragma: no cover - the pattern admits digits only
-        raise ValueError(f"not an amount: {value!r}") from exc
+    amount = Decimal(match[1])
+    if amount > _MOST_USD:
+        raise ValueError("is more than anybody spends: a mistake?")
+    return Money(amount)
 
 
 def show_duration(length: timedelta) -> str:

@@ -17,6 +17,7 @@ import structlog
 
 from autoscaler.act import Limits, hourly, intents
 from autoscaler.config import Config
+from autoscaler.decide.capacity import excluded
 from autoscaler.decide.decision import decide
 from autoscaler.decide.memory import LawMemory
 from autoscaler.decide.placement import PlacementLimits, place
@@ -177,12 +178,18 @@ class Reconciler:
         return Limits(self._config.limits, policies, self._floors(policies), self._forbidden())
 
     def _floors(self, policies: Mapping[ModelName, Policy]) -> dict[ModelName, Money]:
-        """What the minimum fleets cost per hour, at the cheapest priced offer."""
+        """What the minimum fleets cost per hour, each at the cheapest offer that its policy allows."""
         market = self._market.last
-        prices = [o.price_per_hour for o in market.offers if o.price_per_hour] if market else []
-        if not prices:
-            return {}
-        return {name: min(prices) * p.nodes.min for name, p in policies.items() if p.nodes.min}
+        floors = {}
+        for name, policy in policies.items():
+            prices = [
+                offer.price_per_hour
+                for offer in (market.offers if market else ())
+                if offer.price_per_hour and excluded(policy, offer) is None
+            ]
+            if prices and policy.nodes.min:
+                floors[name] = min(prices) * policy.nodes.min
+        return floors
 
     def _memory(self, policy: Policy, record: ModelRecord, now: datetime) -> LawMemory:
         memory = self._memories.get(policy.name)

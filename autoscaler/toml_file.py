@@ -60,16 +60,24 @@ def parse_toml(text: str, path: Path, values: type[V]) -> V:
     try:
         return values.model_validate(table)
     except ValidationError as exc:
-        problems = [_explain(path, text, values, error) for error in exc.errors()]
-        raise ConfigError("\n".join(problems)) from exc
+        problems = sorted(
+            (_explain(path, text, values, error) for error in exc.errors()), key=lambda p: p[0]
+        )
+        raise ConfigError("\n".join(said for _, said in problems)) from exc
 
 
-def _explain(path: Path, text: str, values: type[BaseModel], error: ErrorDetails) -> str:
+def _explain(
+    path: Path, text: str, values: type[BaseModel], error: ErrorDetails
+) -> tuple[int, str]:
+    """The line of a mistake, 0 when it has none, and what to say of it."""
     where = [part for part in error["loc"] if not _is_union_tag(part)]
     key = _dotted(where)
-    line = line_of(text, where)
+    said = (
+        error["msg"].removeprefix("Value error, ").split(" ")[0]
+    )  # a rule of the whole file names its key first
+    line = line_of(text, where or said.split("."))
     place = f"{path}:{line}" if line else f"{path}"
-    return f"{place}: {key + ': ' if key else ''}{_say(values, where, error)}"
+    return line or 0, f"{place}: {key + ': ' if key else ''}{_say(values, where, error)}"
 
 
 def _say(values: type[BaseModel], where: Sequence[int | str], error: ErrorDetails) -> str:
@@ -99,8 +107,11 @@ def _say(values: type[BaseModel], where: Sequence[int | str], error: ErrorDetail
 
 def _show(where: Sequence[int | str], found: object) -> str:
     """What was found, short, and never a secret."""
-    if where and _SECRET.search(str(where[-1])) and not str(where[-1]).endswith("file"):
+    is_text = not isinstance(found, int | float)  # prompt_tokens is no secret
+    if is_text and where and _SECRET.search(str(where[-1])) and not str(where[-1]).endswith("file"):
         return "a value"
+    if isinstance(found, dict):
+        return "a table"  # what is in it may be secret
     text = repr(found)
     return text if len(text) <= 80 else f"{text[:77]}…"
 
