@@ -290,7 +290,7 @@ class Policy(Values):
     def _slo_as_text(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        goal: dict[str, object] = Field(default_factory=dict)
+        goal: dict[str, object] = {}
         for part in value.split(","):
             match = _SLO.fullmatch(part)
             if match is None:
