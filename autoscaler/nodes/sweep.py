@@ -19,7 +19,13 @@ from autoscaler.domain.machine import Inventory, Machine
 from autoscaler.domain.money import ZERO
 from autoscaler.domain.node import CLOSED, Node, NodeEvent, State
 from autoscaler.domain.offer import Market, OfferKey
-from autoscaler.errors import EndpointMissing
+from autoscaler.errors import (
+    CloudUnavailable,
+    EndpointMissing,
+    OutcomeUnknown,
+    Rejected,
+    SchemaError,
+)
 from autoscaler.nodes.inventory import Findings, Owner, compare
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.listing import InventoryFeed
@@ -30,6 +36,7 @@ log = structlog.get_logger(__name__)
 _CLOSED_MEMORY = timedelta(
     days=30
 )  # a machine of a closed row may surface this late and is still known
+_DISKS_FOR = timedelta(hours=1)  # how long after a machine's end its system disk is looked for
 ORPHANS_MODEL = ModelName("orphans")  # the lease and the rows of machines that no policy claims
 
 
@@ -95,6 +102,7 @@ class Sweeper:
         if findings.held != self.findings.held:
             log.error("sweep_held", why=findings.held)
         self.findings, self.swept_at = findings, now
+        await self._clear_disks(rows, now)
         return findings
 
     async def _carry_out(
@@ -187,25 +195,21 @@ class Sweeper:
         log.warning("machine_condemned", machine=machine.id, name=machine.name, why=why)
         await self._store.insert(lease, node, _event(node, why, now))
 
-    async def leftovers(self, node: Node) -> list[str]:
-        """Disks that should have gone with a node and did not; unattached ones of its own are deleted.
-
-        Raises:
-            CloudUnavailable: not known; look again.
-        """
+    async def _clear_disks(self, rows: tuple[Node, ...], now: datetime) -> None:
+        """Delete system disks that should have gone with a machine. Other disks are nobody's but the operator's."""
+        gone = [row for row in rows if row.gone_at is not None and now - row.gone_at < _DISKS_FOR]
+        names = {f"OS-disk-{row.machine_id}" for row in gone if row.machine_id is not None}
+        if not names:
+            return
         try:
-            disks = await self._cloud.disks()
+            for disk in await self._cloud.disks():
+                if disk.name in names and not disk.attached_to:
+                    log.warning("disk_left_behind", disk=disk.id, name=disk.name)
+                    await self._cloud.delete_disk(disk.id)
         except EndpointMissing:
-            return []
-        names = {f"OS-disk-{node.machine_id}"}
-        left = [
-            disk
-            for disk in disks
-            if not disk.attached_to and (disk.id in node.disk_ids or disk.name in names)
-        ]
-        for disk in left:
-            await self._cloud.delete_disk(disk.id)
-        return [disk.name for disk in left]
+            return
+        except (CloudUnavailable, OutcomeUnknown, Rejected, SchemaError) as exc:
+            log.warning("disks_not_cleared", why=str(exc))
 
 
 def model_slugs(models: tuple[ModelName, ...]) -> dict[str, ModelName]:

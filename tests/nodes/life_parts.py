@@ -413,6 +413,7 @@ class Life:
     forbidden: list[str] = field(default_factory=list)
     failures: list[AutoscalerError] = field(default_factory=list)
     bad_script: list[ConfigError] = field(default_factory=list)
+    markets: list[Market] = field(default_factory=list)
     pause_s: float = 2.0
 
     async def add(self, row: Node) -> Node:
@@ -484,7 +485,7 @@ async def life(
     balancer, prober = balancer or AirBalancer(), prober or AirProber()
     leases = Leases(store, "daemon-1", clock)
     assert await leases.acquire(MODEL)
-    market = Market((offer(),), NOON)
+    market = [Market((offer(),), NOON)]
     inventory = InventoryFeed(cloud, clock)
     forbidden: list[str] = []
     bad_script: list[ConfigError] = []
@@ -502,14 +503,14 @@ async def life(
             launcher=launcher,
             timings=TIMINGS,
             policies=lambda: policies,
-            market=lambda: market,
+            market=lambda: market[0],
             changed=lambda before, after: None,
         )
     )
     made = Life(
         store, clock, cloud, balancer, prober, leases, launcher, runner, inventory, policies
     )
-    made.forbidden, made.bad_script = forbidden, bad_script
+    made.forbidden, made.bad_script, made.markets = forbidden, bad_script, market
     return made
 
 
@@ -518,7 +519,7 @@ def _launcher(
     cloud: Cloud,
     clock: HandClock,
     leases: Leases,
-    market: Market,
+    market: list[Market],
     forbidden: list[str],
     bad_script: list[ConfigError],
 ) -> Launcher:
@@ -532,7 +533,7 @@ def _launcher(
         cloud,
         clock,
         leases,
-        lambda: market,
+        lambda: market[0],
         render,
         OpenGate(),
         "ssh-ed25519 AAAA test",
