@@ -28,12 +28,14 @@ class Limits:
     Attributes:
         floors_per_hour: what each model's minimum fleet costs: money that is spoken for until the period ends.
         launches_forbidden: why nothing may be launched at all (safe mode, payment), None when it may.
+        unbooked: prices per hour of machines with our mark that no row knows: they bill until they are gone.
     """
 
     overall: LimitSettings
     policies: Mapping[ModelName, Policy]
     floors_per_hour: Mapping[ModelName, Money] = field(default_factory=dict)
     launches_forbidden: str | None = None
+    unbooked: tuple[Money, ...] = ()
 
     def admit(self, ledger: Ledger, intents: Sequence[Node]) -> Admission:
         """Let intents through one by one, each counted against the next. The store calls this in its transaction."""
@@ -56,10 +58,16 @@ class Limits:
         ours = tuple(n for n in billing if n.model == node.model)
         return (
             self._count(len(ours), policy.nodes.max, f"nodes.max of {node.model}")
-            or self._count(len(billing), self.overall.nodes, "limits.nodes")
+            or self._count(len(billing) + len(self.unbooked), self.overall.nodes, "limits.nodes")
             or self._pace(ledger, before, node, policy)
             or self._rate(ours, node, policy.hourly_limit, f"limit of {node.model}")
-            or self._rate(billing, node, self.overall.usd_per_hour, "limits.usd_per_hour")
+            or self._rate(
+                billing,
+                node,
+                self.overall.usd_per_hour,
+                "limits.usd_per_hour",
+                sum(self.unbooked, ZERO),
+            )
             or self._periods(ledger, billing, node, policy)
         )
 
@@ -97,10 +105,16 @@ class Limits:
         return None
 
     @staticmethod
-    def _rate(billing: tuple[Node, ...], node: Node, most: Money | None, name: str) -> str | None:
+    def _rate(
+        billing: tuple[Node, ...],
+        node: Node,
+        most: Money | None,
+        name: str,
+        unbooked: Money = ZERO,
+    ) -> str | None:
         if most is None:
             return None
-        rate = hourly(billing) + node.price_per_hour
+        rate = hourly(billing) + unbooked + node.price_per_hour
         return f"{name} is {most}/h: this would make it {rate}/h" if rate > most else None
 
     def _periods(

@@ -153,7 +153,7 @@ class Timings(Values):
     market: Annotated[Duration, floor(15)] = timedelta(seconds=60)
     settling_time: Annotated[Duration, floor(120)] = timedelta(seconds=600)
     orphan_grace: Annotated[Duration, floor(300)] = timedelta(minutes=10)
-    lease_time: Annotated[Duration, floor(15)] = timedelta(seconds=30)
+    lease_time: Annotated[Duration, floor(21)] = timedelta(seconds=30)
     lease_renew: Annotated[Duration, floor(2)] = timedelta(seconds=5)
     gone_after: Annotated[Duration, floor(60)] = timedelta(seconds=60)
     delete_retry: Annotated[Duration, floor(5)] = timedelta(seconds=5)

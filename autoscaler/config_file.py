@@ -79,9 +79,18 @@ def read_policy(path: Path) -> Policy:
         if (given := getattr(server, name)) is not None
     }
     for name, found in beside.items():
-        if not Path(found).is_file():
-            raise ConfigError(f"{path}: server.{name}: no such file: {found}")
+        if not _is_file(Path(found)):
+            raise ConfigError(
+                f"{path}: server.{name}: no such file: {found} (or it may not be read)"
+            )
     return policy.model_copy(update={"server": server.model_copy(update=beside)})
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a directory that may not be entered, a name too long
+        return False
 
 
 def read_policies(directory: Path) -> PolicyFiles:

@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,15 +28,16 @@ from autoscaler.cloud.mkinf.connect import open_cloud
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.config import Config
 from autoscaler.domain.ids import ModelName
+from autoscaler.domain.money import ZERO, Money
 from autoscaler.domain.node import Node
-from autoscaler.domain.offer import Offer
+from autoscaler.domain.offer import Offer, OfferKey
 from autoscaler.errors import (
     AutoscalerError,
     BalancerUnavailable,
     CloudUnavailable,
     ConfigError,
     LeaseLost,
-    SchemaError,
+    PaymentRequired,
     StoreUnavailable,
 )
 from autoscaler.gateway.notify import Notifier
@@ -68,6 +69,8 @@ from autoscaler.wakes import Wakes
 log = structlog.get_logger(__name__)
 
 _CLOCK_JUMP = timedelta(seconds=2)
+_PAUSE_S = 5.0  # before a broken part begins anew, or an unanswered question is asked again
+_RELOAD = timedelta(minutes=1)
 
 
 @dataclass(slots=True)
@@ -75,16 +78,25 @@ class Health:
     """What makes the daemon ready, and what is wrong with it."""
 
     swept: bool = False
+    held: str | None = None
     safe_mode: bool = False
+    project_checked: bool = False
     last_pass_s: float = 0.0
     payment_trouble: str | None = None
+    stray: tuple[ModelName, ...] = ()
 
     def forbidden(self) -> str | None:
         """Why nothing may be launched at all."""
         if self.safe_mode:
             return "safe mode: too many starts in a short time; it sweeps, deletes and serves only"
+        if not self.project_checked:
+            return "the project that the key reaches was not checked yet"
+        if self.held is not None:
+            return f"the sweep is held, so what bills is not known: {self.held}"
         if not self.swept:
             return "the first sweep has not ended yet"
+        if self.payment_trouble is not None:
+            return f"the cloud wants payment: {self.payment_trouble}"
         return None
 
 
@@ -99,6 +111,7 @@ class Daemon:
         self.wakes = Wakes()
         self.notifier = Notifier()
         self._stopping = asyncio.Event()
+        self._started_s = self.clock.boot_s()
         self._feeds: dict[ModelName, SignalFeed] = {}
         self._tasks: dict[ModelName, asyncio.Task[None]] = {}
 
@@ -200,6 +213,7 @@ class Daemon:
             self._feed,
             lambda: self.book.policies,
             self.health.forbidden,
+            self._unbooked,
         )
         self.views = Views(store, clock)
         self.operations = Operations(store, self.leases, self.runner, self.wakes, clock)
@@ -210,6 +224,19 @@ class Daemon:
         )
         return Scripts(script.text, script.shutdown)
 
+    def _unbooked(self) -> list[Money]:
+        """Prices of the machines of ours that no row knows, each by its offer, else at the dearest there is."""
+        market, listing = self.market.last, self.inventory.last
+        offers = market.offers if market is not None else ()
+        dearest = max((o.price_per_hour for o in offers if o.price_per_hour), default=ZERO)
+        prices = []
+        for orphan in self.sweeper.findings.orphans:
+            machine = listing.by_id(orphan.machine_id) if listing is not None else None
+            key = OfferKey(machine.type, machine.location) if machine is not None else None
+            offer = market.offer(key) if market is not None and key is not None else None
+            prices.append((offer.price_per_hour if offer is not None else None) or dearest)
+        return prices
+
     def _feed(self, model: ModelName) -> Feed:
         if model not in self._feeds:
             policy = self.book.policies[model]
@@ -217,7 +244,6 @@ class Daemon:
         return self._feeds[model]
 
     async def _run_parts(self) -> None:
-        await self._check_project()
         await self._check_starts()
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -229,17 +255,19 @@ class Daemon:
             async with asyncio.TaskGroup() as tasks:
                 self._group = tasks
                 await self._take_leases()
-                running = [
-                    tasks.create_task(part, name=name)
+                await self._take_up_policies()
+                running = [tasks.create_task(server.run(), name="serve")]
+                running += [
+                    tasks.create_task(self._supervised(name, part), name=name)
                     for name, part in (
-                        ("serve", server.run()),
-                        ("leases", self._keep_leases()),
-                        ("market", self._read_market()),
-                        ("sweep", self._sweep()),
-                        ("policies", self._reload_policies()),
-                        ("policy-files", self._watch_files()),
-                        ("nodes", self.runner.run(tasks)),
-                        ("demand", self._watch_demand()),
+                        ("leases", self._keep_leases),
+                        ("market", self._read_market),
+                        ("project", self._check_project),
+                        ("sweep", self._sweep),
+                        ("policies", self._reload_policies),
+                        ("policy-files", self._watch_files),
+                        ("nodes", lambda: self.runner.run(tasks)),
+                        ("demand", self._watch_demand),
                     )
                 ]
                 for model in self.book.policies:
@@ -256,22 +284,62 @@ class Daemon:
         finally:
             self.wakes.stop()
 
+    async def _supervised(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
+        """Run a part for ever. One that breaks is logged and begins anew; only a wrong config ends the daemon."""
+        while True:
+            try:
+                await part()
+                return
+            except ConfigError:
+                raise
+            except Exception:
+                log.exception("part_broken", part=name)
+                await self.clock.sleep(_PAUSE_S)
+
     # start
 
     async def _check_project(self) -> None:
-        """A key of another project shows an empty listing: notice before anything is concluded from it."""
-        try:
-            found = await self.cloud.project_id()
-        except (CloudUnavailable, SchemaError) as exc:
-            log.warning("project_not_checked", why=str(exc))
-            return
-        known = await self.store.meta("project")
-        if known is not None and known != found:
-            raise ConfigError(
-                f"cloud: the key reaches project {found}, but this store belongs to {known}: "
-                "use that project's key, or another state_dir"
-            )
-        await self.store.set_meta("project", found)
+        """A key of another project shows an empty listing: nothing is launched or concluded before this is known."""
+        trouble = ""
+        while not self.health.project_checked:
+            try:
+                found = await self.cloud.project_id()
+            except AutoscalerError as exc:
+                if str(exc) != trouble:
+                    log.warning("project_not_checked", why=str(exc))
+                trouble = str(exc)
+                await self.clock.sleep(_PAUSE_S)
+                continue
+            known = await self.store.meta("project")
+            if known is not None and known != found:
+                raise ConfigError(
+                    f"cloud: the key reaches project {found}, but this store belongs to {known}: "
+                    "use that project's key, or another state_dir"
+                )
+            await self.store.set_meta("project", found)
+            self.health.project_checked = True
+            self.wakes.now("sweep")
+
+    async def _take_up_policies(self) -> None:
+        """Remember the policies in force, and take up those of models that have nodes and no file any more."""
+        for policy in self.book.policies.values():
+            await self._keep_policy(policy)
+        models = {n.model for n in await self.store.nodes()} - {ORPHANS_MODEL}
+        for model in sorted(models - set(self.book.policies)):
+            kept = await self.store.meta(f"policy:{model}")
+            try:
+                if kept is None:
+                    raise ValueError("it was never kept")
+                self.book.remember(Policy.model_validate_json(kept))
+            except ValueError as exc:
+                self.health.stray = (*self.health.stray, model)
+                log.error("nodes_without_policy", model=model, why=str(exc))
+            else:
+                log.error("policy_vanished", models=[model], do="autoscaler retire MODEL")
+
+    async def _keep_policy(self, policy: Policy) -> None:
+        text = policy.model_dump_json(by_alias=True)
+        await self.store.set_meta(f"policy:{policy.model}", text)
 
     async def _check_starts(self) -> None:
         now = self.clock.now()
@@ -394,6 +462,8 @@ class Daemon:
             await self.wakes.wait("market")
             first = self.market.last is None
             await self.market.refresh()
+            unpaid = isinstance(self.market.trouble, PaymentRequired)
+            self.health.payment_trouble = str(self.market.trouble) if unpaid else None
             self._want_ports()
             self.metrics.market_read(self.market)
             if first and self.market.last is not None:
@@ -405,11 +475,15 @@ class Daemon:
         trouble = ""
         while True:
             await self.wakes.wait("sweep")
+            if not self.health.project_checked:
+                continue
             try:
                 slugs = model_slugs(tuple(self.book.policies))
                 findings = await self.sweeper.sweep(slugs, self.market.last)
                 self.metrics.swept(findings)
-                self.health.swept = True
+                self.health.held = findings.held
+                self.health.swept = self.health.swept or findings.held is None
+                await self._leave_safe_mode()
                 await self.runner.start_new(self._group)
                 await self.store.prune(self.clock.now() - self.config.timings.retention)
                 if self.book.policies:
@@ -422,6 +496,13 @@ class Daemon:
             if not self.book.policies:
                 self.notifier.send("WATCHDOG=1")
 
+    async def _leave_safe_mode(self) -> None:
+        """Launch again once the window of too many starts has passed without another one."""
+        window = self.config.timings.safe_mode_window.total_seconds()
+        if self.health.safe_mode and self.clock.boot_s() - self._started_s >= window:
+            self.health.safe_mode = False
+            log.warning("safe_mode_left")
+
     async def _watch_demand(self) -> None:
         """A request that begins to wait at the gateway wakes its model's pass."""
         watch = DemandWatch(self.config.gateway_control, self.config.timings.reconcile)
@@ -433,10 +514,14 @@ class Daemon:
             self.wakes.now("policies")
 
     async def _reload_policies(self) -> None:
+        # now and then also without a sign: a directory that was replaced is watched no more
+        self.wakes.every("policies", _RELOAD)
         while True:
             await self.wakes.wait("policies")
             change = self.book.reload()
             self.metrics.reloaded(ok=change.error is None)
+            for model in (*change.added, *change.changed):
+                await self._keep_policy(self.book.policies[model])
             for model in change.added:
                 await self.leases.acquire(model)
                 self._start_model(model)

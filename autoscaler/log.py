@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
 from typing import Any, Literal
 
 import structlog
@@ -24,7 +23,11 @@ def set_up(level: str, style: Literal["json", "console"]) -> None:
     renderer: Any = (  # structlog types its renderers no further
         structlog.processors.JSONRenderer()
         if style == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # the pretty one prints local variables, and with them whatever secret was at hand
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     )
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -36,8 +39,8 @@ def set_up(level: str, style: Literal["json", "console"]) -> None:
         processors=[
             *shared,
             *([structlog.processors.format_exc_info] if style == "json" else []),
-            masked,
             renderer,
+            masked,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -51,12 +54,9 @@ def set_up(level: str, style: Literal["json", "console"]) -> None:
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 
-def masked(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Mask what looks like a secret in any text of an event."""
-    for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = mask(value)
-    return event
+def masked(logger: Any, method: str, line: Any) -> str:
+    """Mask what looks like a secret in a rendered line, tracebacks included. The last processor of all."""
+    return mask(str(line))
 
 
 def mask(text: str) -> str:

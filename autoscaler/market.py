@@ -10,7 +10,7 @@ from autoscaler.clock import Clock
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.offer import Market, Offer
-from autoscaler.errors import AutoscalerError, CloudUnavailable, SchemaError
+from autoscaler.errors import AutoscalerError, CloudUnavailable
 from autoscaler.store.protocol import Store
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,8 @@ class MarketFeed:
         """Read the offers. A failure is kept in `trouble` and logged when it changes."""
         try:
             offers: tuple[Offer, ...] = tuple(await self._cloud.offers())
-        except (CloudUnavailable, SchemaError) as exc:
+        except AutoscalerError as exc:
+            # An unpaid account or a missing endpoint must not end the daemon: what runs must still be given back.
             if str(exc) != str(self.trouble):
                 log.warning("market_not_read", why=str(exc))
             self.trouble = exc

@@ -48,6 +48,11 @@ class PolicyBook:
         self._policies = dict(read_policies(self._directory).policies)
         return Reload(added=tuple(self._policies))
 
+    def remember(self, policy: Policy) -> None:
+        """Take up a policy whose file is gone but whose nodes are not: they must be scaled in, drained and deleted."""
+        self._policies[policy.name] = policy
+        self.vanished = (*self.vanished, policy.name)
+
     def reload(self) -> Reload:
         """Read the directory again. With any mistake in any file, everything stays as it is."""
         try:

@@ -25,7 +25,7 @@ from autoscaler.decide.profiles import Profiles
 from autoscaler.decide.work import observed_work
 from autoscaler.domain.decision import Decision, Verdict
 from autoscaler.domain.ids import ModelName, new_decision_id
-from autoscaler.domain.money import Money
+from autoscaler.domain.money import Money, total
 from autoscaler.domain.node import Endpoint, Fleet, Node, NodeEvent, State
 from autoscaler.domain.offer import Market
 from autoscaler.domain.plan import Plan, Release
@@ -86,7 +86,9 @@ class Reconciler:
         feeds: Callable[[ModelName], Feed],
         policies: Callable[[], Mapping[ModelName, Policy]],
         forbidden: Callable[[], str | None],
+        unbooked: Callable[[], Sequence[Money]] = tuple,
     ) -> None:
+        """`unbooked` prices the machines of ours that no row knows: they bill, and count against every limit."""
         self._config = config
         self._store = store
         self._market = market
@@ -94,6 +96,7 @@ class Reconciler:
         self._feeds = feeds
         self._policies = policies
         self._forbidden = forbidden
+        self._unbooked = unbooked
         self._profiles = Profiles.load()
         self._memories: dict[ModelName, LawMemory] = {}
         self.last: dict[ModelName, Thought] = {}
@@ -163,7 +166,8 @@ class Reconciler:
         stop = self._forbidden() or await self._why_no_launch(policy, now)
         room = self._room(policy, ledger, stop)
         plan = place(bounded, decision, fleet, market, room, now, self._profiles, work)
-        return Thought(decision, _restrained(plan, policy, record), memory, fleet, history, market)
+        plan = _restrained(plan, policy, record, must_drain=room.drain_to_min)
+        return Thought(decision, plan, memory, fleet, history, market)
 
     def be_cautious(self, policy: Policy, now: datetime) -> None:
         """Release nothing for one window: the clock or our own past cannot be trusted."""
@@ -175,7 +179,13 @@ class Reconciler:
     def limits(self) -> Limits:
         """Every limit, as it stands now."""
         policies = self._policies()
-        return Limits(self._config.limits, policies, self._floors(policies), self._forbidden())
+        return Limits(
+            self._config.limits,
+            policies,
+            self._floors(policies),
+            self._forbidden(),
+            tuple(self._unbooked()),
+        )
 
     def _floors(self, policies: Mapping[ModelName, Policy]) -> dict[ModelName, Money]:
         """What the minimum fleets cost per hour, each at the cheapest offer that its policy allows."""
@@ -211,13 +221,14 @@ class Reconciler:
         billing = [n for n in ledger.nodes if n.may_bill]
         ours = [n for n in billing if n.model == policy.name]
         nodes = [policy.nodes.max - len(ours)]
+        stray = tuple(self._unbooked())
         if self._config.limits.nodes is not None:
-            nodes.append(self._config.limits.nodes - len(billing))
+            nodes.append(self._config.limits.nodes - len(billing) - len(stray))
         money = [
-            most - hourly(have)
-            for most, have in (
-                (policy.hourly_limit, ours),
-                (self._config.limits.usd_per_hour, billing),
+            most - spent
+            for most, spent in (
+                (policy.hourly_limit, hourly(ours)),
+                (self._config.limits.usd_per_hour, hourly(billing) + total(stray)),
             )
             if most is not None
         ]
@@ -257,8 +268,8 @@ class Reconciler:
             )
 
 
-def _restrained(plan: Plan, policy: Policy, record: ModelRecord) -> Plan:
-    """The plan that may be carried out: none while paused or in shadow."""
+def _restrained(plan: Plan, policy: Policy, record: ModelRecord, *, must_drain: bool) -> Plan:
+    """The plan that may be carried out: none while paused or in shadow, but a passed limit drains all the same."""
     if record.retired_by is not None:
         return plan
     why = None
@@ -267,7 +278,8 @@ def _restrained(plan: Plan, policy: Policy, record: ModelRecord) -> Plan:
     elif policy.mode is not Mode.ACTIVE:
         why = f'mode = "{policy.mode}": nothing is launched or released'
     if why is not None:
-        return replace(plan, launches=(), releases=(), undrain=(), notes=(*plan.notes, why))
+        releases = plan.releases if must_drain else ()
+        return replace(plan, launches=(), releases=releases, undrain=(), notes=(*plan.notes, why))
     return plan
 
 

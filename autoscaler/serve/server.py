@@ -165,12 +165,13 @@ class Server:
     def _trouble(self) -> list[str]:
         daemon = self._daemon
         stale = [f"{model}: its policy file vanished" for model in daemon.book.vanished]
+        stale += [f"{model}: it has nodes and no policy" for model in daemon.health.stray]
         found = (
             daemon.book.error,
             str(daemon.market.trouble) if daemon.market.trouble else None,
             daemon.sweeper.findings.held,
             daemon.runner.held,
-            "safe mode: nothing is launched" if daemon.health.safe_mode else None,
+            daemon.health.forbidden(),
         )
         return stale + [text for text in found if text]
 

@@ -70,7 +70,8 @@ class Ledger:
                 amount += cost
         for node in self.nodes:
             if model in (None, node.model) and node.sent_at is not None:
-                length = self.at - max(node.sent_at, start)
+                # a clock that was set back must not earn money
+                length = max(self.at - max(node.sent_at, start), timedelta(0))
                 amount += node.price_per_hour.for_time(length)
         return amount
 
