@@ -24,25 +24,17 @@ from autoscaler.cloud.mkinf.connect import open_client
 from autoscaler.cloud.mkinf.credentials import SecretFile
 from autoscaler.config_file import read_config
 from autoscaler.errors import ConfigError
+from tests.deploy.units import (
+    ROOT,
+    SERVICES,
+    UNITS,
+    confinement,
+    setting,
+    systemd_analyze,
+    unconfinable,
+)
 
-ROOT = Path(__file__).parents[2]
-UNITS = ROOT / "deploy" / "systemd"
-SERVICES = ("autoscaler", "autoscaler-gateway")
 GATE = 1.2
-
-
-def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = shutil.which("systemd-analyze")
-    if program is None:
-        pytest.fail("no systemd-analyze here: apt-get install systemd")
-    return subprocess.run(
-        (program, "--no-pager", *arguments),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=dict(os.environ) | {"LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
-    )
 
 
 @pytest.fixture
@@ -65,12 +57,6 @@ def folder() -> Iterator[Path]:
     """A folder whose path is short enough for Unix sockets."""
     with tempfile.TemporaryDirectory(prefix="units-") as name:
         yield Path(name)
-
-
-def setting(unit: str, key: str) -> list[str]:
-    """Every value of a key, continued lines joined."""
-    text = (UNITS / unit).read_text().replace("\\\n", " ")
-    return re.findall(rf"^{key}=(.*)$", text, flags=re.MULTILINE)
 
 
 def seconds(text: str) -> float:
@@ -201,11 +187,13 @@ async def test_the_gateways_command_takes_systemds_sockets_and_reports_to_it(
             "high = [os.dup2(fd, 50 + i) for i, fd in enumerate(kept)];"
             "[os.dup2(fd, 3 + i) for i, fd in enumerate(high)];"
             "os.environ.update(LISTEN_FDS='2', LISTEN_PID=str(os.getpid()));"
-            "os.execv(sys.executable, [sys.executable, '-m', 'autoscaler', *sys.argv[3:]])"
+            "os.execv(sys.executable, [sys.executable, *sys.argv[3:]])"
         )
         fds = [clients.fileno(), control.fileno()]
         started = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", pass_on, *map(str, fds), *arguments),
+            *(sys.executable, "-c", pass_on, *map(str, fds)),
+            *(str(Path(__file__).with_name("confined.py")), confinement("autoscaler-gateway")),
+            *(sys.executable, "-m", "autoscaler", *arguments),
             pass_fds=fds,
             cwd=ROOT,
             stderr=asyncio.subprocess.PIPE,
@@ -229,6 +217,7 @@ async def test_the_gateways_command_takes_systemds_sockets_and_reports_to_it(
                 started.kill()
                 await started.communicate()
 
+    unconfinable(started.returncode, log.decode())
     assert [model["id"] for model in json.loads(answer)["data"]] == ["org/chat-8b"]
     assert started.returncode == 0, log.decode()
     assert (folder / "gateway.json").exists()
@@ -252,23 +241,24 @@ async def _ask(host: str, port: int) -> bytes:
     return answer.partition(b"\r\n\r\n")[2]
 
 
-def test_what_is_built_in_runs_with_memory_that_is_never_writable_and_executable() -> None:
-    """MemoryDenyWriteExecute= with the real wheels, by the kernel's own switch (since Linux 6.3)."""
-    work = Path(__file__).with_name("wheels_at_work.py")
-
-    ended = subprocess.run(
-        (sys.executable, str(work)),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_compiled_wheel_works_as_confined_as_the_units_say(service: str) -> None:
+    here = Path(__file__).parent
+    command = (
+        *(sys.executable, str(here / "confined.py"), confinement(service)),
+        *(sys.executable, str(here / "wheels_at_work.py")),
     )
 
-    if ended.returncode == 77:
-        pytest.skip(f"this kernel has no PR_SET_MDWE, so W^X is not proven here: {ended.stderr}")
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False
+    )
+
+    unconfinable(ended.returncode, ended.stderr)
     assert ended.stderr == ""
-    assert ended.stdout.split() == ["refused", "loop", "http", "ssh", "solver", "watch", "store"]
+    assert ended.stdout.split() == [
+        *("no-wx", "no-netlink", "no-resources"),
+        *("loop", "http", "ssh", "solver", "watch", "store"),
+    ]
 
 
 def test_the_units_can_be_read_without_systemd() -> None:
