@@ -20,6 +20,7 @@ app = typer.Typer(
     help="Rents GPU machines on demand so that models are served within their latency target.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     add_completion=False,
 )
 for command in (

@@ -28,7 +28,9 @@ trace_app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-OutArgument = Annotated[Path, typer.Argument(help="trace to write: .csv, or .csv.gz")]
+OutArgument = Annotated[
+    Path, typer.Argument(help="trace to write: .csv, or .csv.gz", metavar="OUT")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="overwrite OUT")]
 SeedOption = Annotated[int, typer.Option(help="of whatever is drawn; the same seed, the same file")]
 

@@ -6,9 +6,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-MODEL = "demo/chat-8b"
-MOST_PROMPT_TOKENS = 4000
-MOST_OUTPUT_TOKENS = 400
+MODEL = "demo/chat-8b"  # what the clients ask for; with llama.cpp an alias of its tiny model
+TTFT_TARGET_S = 2.0  # as in the policy
+
+Engine = Literal["emulated", "llama.cpp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What one engine is asked to do on this computer.
+
+    Attributes:
+        peak_per_s: requests per second at the fullest, unless told otherwise.
+        most_prompt_words, most_output_tokens: larger requests of a trace are cut to these.
+        height: nodes that must serve before one is killed.
+    """
+
+    peak_per_s: float
+    most_prompt_words: int
+    most_output_tokens: int
+    height: int
+
+
+SIZES: dict[Engine, Sizes] = {
+    "emulated": Sizes(12.0, 4000, 400, 3),
+    # its vocabulary is of bytes, so a word is up to six tokens, and it has a context of 2048
+    "llama.cpp": Sizes(6.0, 200, 48, 2),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +42,7 @@ class DemoSettings:
     Attributes:
         trace: a CSV trace to replay; None generates one from the seed.
         traffic_s: length of the compressed traffic, in seconds.
-        peak_per_s: requests per second at its fullest.
+        peak_per_s: requests per second at its fullest; None is what suits the engine.
         time_factor: how much faster than a real one the emulated cloud is.
         engine: `emulated`, as fast as the VM's GPU type would be, or the real llama.cpp server.
         faults: whether stock is taken away and a machine killed on the way.
@@ -29,10 +53,17 @@ class DemoSettings:
     trace: Path | None = None
     seed: int = 1
     traffic_s: float = 100.0
-    peak_per_s: float = 12.0
+    peak_per_s: float | None = None
     time_factor: float = 40.0
-    engine: Literal["emulated", "llama.cpp"] = "emulated"
+    engine: Engine = "emulated"
     faults: bool = True
     report: Path = Path("demo-report")
     keep: Path | None = None
-    quiet: bool = False
+
+    @property
+    def sizes(self) -> Sizes:
+        return SIZES[self.engine]
+
+    @property
+    def peak(self) -> float:
+        return self.peak_per_s if self.peak_per_s is not None else self.sizes.peak_per_s

@@ -25,6 +25,7 @@ from autoscaler.errors import AutoscalerError
 _START_S = 30.0
 _STOP_S = 15.0
 _PR_SET_PDEATHSIG = 1
+PARTS = ("emulator", "gateway", "run")
 
 
 class DemoFailed(AutoscalerError):
@@ -38,7 +39,7 @@ class Stage:
     Attributes:
         admin: the emulator's own API.
         daemon_socket, gateway_socket: what the demo watches through, as an operator would.
-        pids: of the three processes.
+        pids: of the three processes, as `PARTS` names them.
     """
 
     directory: Path
@@ -154,13 +155,14 @@ async def _until(
         async with asyncio.timeout(_START_S):
             while not os.path.exists(path):  # noqa: ASYNC240  # one stat of a local file
                 if process.returncode is not None:
-                    raise DemoFailed(f"`autoscaler {name}` ended:\n{_tail(directory, name)}")
+                    raise DemoFailed(f"`autoscaler {name}` ended:\n{tail(directory, name)}")
                 await asyncio.sleep(0.05)
     except TimeoutError as exc:
-        raise DemoFailed(f"`autoscaler {name}` is not up:\n{_tail(directory, name)}") from exc
+        raise DemoFailed(f"`autoscaler {name}` is not up:\n{tail(directory, name)}") from exc
 
 
-def _tail(directory: Path, name: str) -> str:
+def tail(directory: Path, name: str) -> str:
+    """The end of a part's log."""
     return (directory / f"{name}.log").read_text(errors="replace")[-2000:]
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from autoscaler.demo.load import Seen
+
+CLOSED = ("gone", "lost", "cancelled")
+_UNNOTICED_S = 1.0  # the gateway may send so long to a machine that is dead already
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +20,7 @@ class Verdict:
 
     Attributes:
         excused: failed requests that a dead machine explains.
-        problems: everything that makes the run a failure.
+        problems: everything that makes the run a failure, the same thing once with its count.
     """
 
     excused: int
@@ -28,6 +32,7 @@ def judge(
     nodes: Sequence[Mapping[str, Any]],
     killed: Mapping[str, float],
     still_billing: Sequence[str],
+    left: Sequence[str] = (),
 ) -> Verdict:
     """Judge a run. Pure.
 
@@ -35,50 +40,62 @@ def judge(
         nodes: as the daemon lists them at the end, closed ones included.
         killed: node name → Unix time of its machine's death.
         still_billing: names of what the cloud still bills.
+        left: processes of ours that ran on when all was over.
     """
-    problems: list[str] = []
-    excused = 0
-    for request in seen:
-        if not request.failed:
-            continue
-        if _is_explained(request, killed):
-            excused += 1
-        else:
-            problems.append(f"a request failed: {request.error} (node {request.node})")
-    problems += [f"left behind: {name}" for name in still_billing]
-    open_nodes = [n["name"] for n in nodes if n["state"] not in ("gone", "lost", "cancelled")]
-    problems += [f"not gone: {name}" for name in open_nodes]
-    problems += list(_early(seen, nodes))
-    if seen and not any(request.complete for request in seen):
+    failed = [request for request in seen if request.failed]
+    unexplained = [request for request in failed if not _is_explained(request, killed)]
+    problems = [
+        *_counted(
+            f"a request failed: {request.error} (node {_node(request) or 'none'})"
+            for request in unexplained
+        ),
+        *_counted("a request never ended" for request in seen if request.ended_at is None),
+        *(f"left behind: {name} still bills" for name in still_billing),
+        *(f"not gone: {n['name']} is {n['state']}" for n in nodes if n["state"] not in CLOSED),
+        *(f"left behind: {what}" for what in left),
+        *_counted(_early(seen, nodes)),
+    ]
+    if not any(request.complete for request in seen):
         problems.append("no request was answered")
-    return Verdict(excused, tuple(problems))
+    return Verdict(len(failed) - len(unexplained), tuple(problems))
+
+
+def _counted(problems: Iterable[str]) -> list[str]:
+    """The most frequent first, each once."""
+    return [
+        problem if count == 1 else f"{problem} ({count} times)"
+        for problem, count in Counter(problems).most_common()
+    ]
+
+
+def _node(request: Seen) -> str:
+    """The node that answered; an endpoint is the node's name, or that with `.replica`."""
+    return (request.node or "").partition(".")[0]
 
 
 def _is_explained(request: Seen, killed: Mapping[str, float]) -> bool:
     """Whether the request was in flight on a machine when that machine died."""
-    died_at = killed.get((request.node or "").partition(".")[0])
+    died_at = killed.get(_node(request))
     return (
         died_at is not None
-        and request.sent_at <= died_at + 1.0
+        and request.sent_at <= died_at + _UNNOTICED_S
         and request.ended_at is not None
         and request.ended_at >= died_at
     )
 
 
-def _early(seen: Sequence[Seen], nodes: Sequence[Mapping[str, Any]]) -> Sequence[str]:
-    """Nodes that answered a client before they were verified."""
+def _early(seen: Sequence[Seen], nodes: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Requests that a node took before it was verified, answered or not."""
     verified = {
         str(n["name"]): datetime.fromisoformat(n["verified_at"]).timestamp()
         for n in nodes
         if n["verified_at"]
     }
-    early = []
     for request in seen:
-        name = (request.node or "").partition(".")[0]
-        if not name or request.first_at is None:
+        name, took_by = _node(request), request.first_at or request.ended_at
+        if not name or took_by is None:
             continue
         if name not in verified:
-            early.append(f"{name} served a request and was never verified")
-        elif request.first_at < verified[name]:
-            early.append(f"{name} served a request before it was verified")
-    return sorted(set(early))
+            yield f"{name} took a request and was never verified"
+        elif took_by < verified[name]:
+            yield f"{name} took a request before it was verified"

@@ -123,12 +123,12 @@ def test_a_bad_azure_line_is_named_with_file_and_line(tmp_path: Path, line: str,
     assert says in str(failure.value)
 
 
-def test_a_hundred_thousand_lines_are_imported_in_little_memory(tmp_path: Path) -> None:
+def test_many_lines_are_imported_in_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "long.csv"
     start = datetime(2023, 11, 16, 18, 0, 0)  # noqa: DTZ001  # as in the file
     with path.open("w") as file:
         file.write("TIMESTAMP,ContextTokens,GeneratedTokens\n")
-        for n in range(100_000):
+        for n in range(20_000):
             file.write(f"{start + timedelta(seconds=n)},{n % 5000},{n % 300}\n")
     tracemalloc.start()
 
@@ -136,8 +136,8 @@ def test_a_hundred_thousand_lines_are_imported_in_little_memory(tmp_path: Path) 
 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert count == 100_000
-    assert peak < 2_000_000
+    assert count == 20_000
+    assert peak < 1_000_000
 
 
 # --- mooncake
