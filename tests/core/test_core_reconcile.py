@@ -249,6 +249,18 @@ async def test_a_model_that_may_not_act_still_decides_and_says_why(desk: Desk, h
     assert {"paused": "paused by anna", "shadow": "shadow", "forbidden": "safe mode"}[how] in said
 
 
+async def test_a_pause_stops_no_limit(desk: Desk) -> None:
+    desk.feed.arrivals = 2.0
+    await desk.passes(minutes(2))
+    await desk.be(State.READY)
+    await desk.store.set_paused(CHAT, "anna", NOON)
+
+    desk.policy = policy(limits={"usd_per_day": "0.50", "on_limit": "drain-to-min"})
+    await desk.passes(minutes(60))
+
+    assert {row.state for row in await desk.fleet()} == {State.DRAINING}
+
+
 async def test_limits_hold_whatever_the_demand(desk: Desk) -> None:
     desk.policy = policy(limit="$2.50/h")
     desk.feed.arrivals = 500.0
