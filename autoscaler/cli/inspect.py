@@ -149,7 +149,10 @@ def events(
                 ],
                 document=rows,
                 notes=[
-                    f"--- {r['kind']} {r['at'][:19]}\n{r['detail']}" for r in rows if r["detail"]
+                    line  # each line by itself: a note is cleaned into one line, and a short one
+                    for r in rows
+                    if r["detail"]
+                    for line in (f"--- {r['kind']} {r['at'][:19]}", *r["detail"].splitlines())
                 ]
                 if what is not None
                 else (),

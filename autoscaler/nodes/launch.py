@@ -200,7 +200,8 @@ def launch_stop(nodes: tuple[Node, ...], policy: Policy, since: datetime | None)
     kinds = {(node.failure or "").partition(":")[0] for node in ended}
     if len(kinds) > 1:
         return None
+    failure = (ended[-1].failure or "").partition("\n")[0]  # the log's tail is in `events`
     return (
-        f"{limit} launches in a row failed alike ({ended[-1].failure}): mend the policy, or run "
+        f"{limit} launches in a row failed alike ({failure}): mend the policy, or run "
         f"`autoscaler resume {policy.model}` to try again"
     )
