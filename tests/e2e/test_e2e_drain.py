@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.e2e.conftest import Build
-from tests.e2e.world import Answer, World
+from tests.e2e.world import Answer, World, seconds
 
 pytestmark = pytest.mark.e2e
 
@@ -29,12 +29,10 @@ async def test_draining_a_node_by_hand_cuts_no_stream(cloud: World, world: Build
     assert first["name"] in {answer.node for answer in answers}
     gone = await there.in_state(first["name"], "terminating", "gone")
     last = max(answer.ended_at for answer in answers if answer.node == first["name"])
-    deletes = [c for c in await there.calls("delete_vm") if c["name"] == first["name"]]
     assert gone["unregistered_at"] is not None
-    assert all(call["details"]["status"] != "" for call in deletes)
     drained = [e for e in await there.events(node=first["name"]) if e["state"] == "draining"]
     assert drained[0]["actor"] != "daemon"
-    assert _unix(gone["unregistered_at"]) >= last - 0.5
+    assert seconds(gone["unregistered_at"]) >= last - 0.5
     await there.ready(2)  # min is two: what was drained by hand is replaced
 
 
@@ -97,9 +95,3 @@ def _assert_whole(answers: list[Answer], there: World, tokens: int = TOKENS) -> 
         assert answer.tokens == tokens
     texts = {"".join(answer.pieces) for answer in answers}
     assert len({len(text) for text in texts}) == 1, "an answer lacks some of its text"
-
-
-def _unix(text: str) -> float:
-    from datetime import datetime
-
-    return datetime.fromisoformat(text).timestamp()

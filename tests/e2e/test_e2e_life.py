@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
 
 import pytest
 
 from tests.e2e.conftest import Build
-from tests.e2e.world import MODEL
+from tests.e2e.world import MODEL, seconds
 
 pytestmark = pytest.mark.e2e
 
@@ -26,13 +25,13 @@ async def test_a_request_at_zero_is_held_until_a_rented_machine_answers_it(world
     assert len(await there.created_names()) == 1
     (node,) = await there.nodes()
     assert answer.node == node["name"]
-    assert datetime.fromisoformat(node["verified_at"]).timestamp() < answer.ended_at
+    assert seconds(node["verified_at"]) < answer.ended_at
 
 
 async def test_an_idle_node_is_given_back_and_its_story_is_whole(world: Build) -> None:
     there = await world()
     await there.ask()
-    (node,) = await there.nodes("ready")
+    (node,) = await there.ready()
 
     await there.is_empty()
 
@@ -55,6 +54,5 @@ async def test_no_node_gets_a_clients_request_before_it_was_verified(world: Buil
     assert all(answer.whole for answer in answers), there.logs()
     verified = {n["name"]: n["verified_at"] for n in await there.nodes()}
     for answer in answers:
-        at = datetime.fromisoformat(verified[answer.node])
-        assert at.timestamp() < answer.ended_at
+        assert seconds(verified[answer.node]) < answer.ended_at
     assert MODEL in (await there.model())["model"]

@@ -1,4 +1,4 @@
-"""The daemon goes away, in order or not: nodes serve on, nothing is rented twice, the next daemon takes everything up."""
+"""The daemon goes away, in order or not: nodes serve on, nothing is rented twice, the next one takes all up."""
 
 from __future__ import annotations
 
