@@ -69,8 +69,9 @@ def test_validate_accepts_the_examples_as_they_stand(arguments: tuple[str, ...])
     assert ended.stderr == ""
     assert ended.returncode == 0
     said = [line for line in ended.stdout.splitlines() if not line.startswith(" ")]
-    policies = len(read_policies(ROOT / "policies").policies)
-    assert len(said) == policies + (1 if "--config" in arguments else 0)
+    with_config = "--config" in arguments
+    every = len(read_policies(ROOT / "policies").policies)
+    assert len(said) == (1 + every if with_config else len(arguments))
 
 
 def test_the_example_config_sets_limits_and_sources_before_anything_else() -> None:
