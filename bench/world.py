@@ -1,0 +1,393 @@
+"""The daemon with everything around it, each a process of its own: emulator, gateway, HAProxy if wanted.
+
+The parts are those of the demo, with its timings unless told otherwise; the policies are cheap models that differ in
+their names alone. Everything is on loopback, and gone at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import jinja2
+
+from autoscaler.domain.ids import slug
+
+SHIPPED_HAPROXY = Path(__file__).parent.parent / "deploy" / "haproxy" / "haproxy.cfg"
+TIME_FACTOR = 100.0
+_START_S = 30.0
+_STOP_S = 15.0
+_PR_SET_PDEATHSIG = 1
+
+Json = dict[str, Any]  # JSON as a process serves it
+Table = Mapping[str, object]  # a table of a TOML file
+
+POLICY: Table = {
+    "schema": 1,
+    "engine": "vllm",
+    "nodes": {"min": 0, "max": 2},
+    "facts": {"params_b": 8.03, "layers": 32, "hidden": 4096, "kv_heads": 8, "head_dim": 128},
+    "typical": {"prompt_tokens": 200, "output_tokens": 50},
+    "server": {"max_model_len": 8192},
+    "hardware": {"types": ["*.1x"]},
+    "spread": {"survive_node": 0},
+    "deadlines": {"creating": "60s", "booting": "60s", "verifying": "90s"},
+    "retries": {"launches_per_window": 1000},
+    "hold": {"time": "120s"},
+}
+
+
+# A model that falls back to zero within seconds.
+SHORT_WINDOWS: Table = {
+    "scaling": {
+        "demand_window": "3s",
+        "work_window": "30s",
+        "peak_memory": "3s",
+        "drain_backlog_within": "8s",
+        "panic_after": "2s",
+        "panic_hold": "3s",
+        "stabilization": "2s",
+        "zero_after": "2s",
+        "boot_prior": "5s",
+    },
+    "signals": {"window": "3s", "quantile_window": "20s", "min_observations": 10},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What world to make.
+
+    Attributes:
+        timings: of the config; None leaves the daemon's defaults.
+        policy: keys of `POLICY` to replace, by table.
+        with_haproxy: clients come through HAProxy, the gateway is its activator.
+    """
+
+    models: Sequence[str]
+    timings: Table | None
+    policy: Mapping[str, object] = field(default_factory=dict)
+    with_haproxy: bool = False
+
+
+@dataclass(slots=True)
+class World:
+    """What runs.
+
+    Attributes:
+        url: where clients ask.
+        pids: by process: emulator, gateway, haproxy, daemon.
+    """
+
+    directory: Path
+    session: aiohttp.ClientSession
+    plan: Plan
+    cloud: Json = field(default_factory=dict)
+    url: str = ""
+    pids: dict[str, int] = field(default_factory=dict)
+    _processes: list[asyncio.subprocess.Process] = field(default_factory=list)
+
+    @property
+    def run_directory(self) -> Path:
+        return self.directory / "run"
+
+    async def admin(self, method: str, path: str, **body: object) -> Json:
+        """Ask the emulator's own API."""
+        url = f"{self.cloud['admin_url']}{path}"
+        async with self.session.request(method, url, json=body or None) as answer:
+            answer.raise_for_status()
+            found: Json = await answer.json()
+            return found
+
+    async def daemon(self, path: str) -> Any:  # JSON as the daemon serves it
+        return await self._ask_socket("daemon.sock", path)
+
+    async def gateway(self, path: str) -> Any:  # JSON as the gateway serves it
+        return await self._ask_socket("gateway.sock", path)
+
+    async def _ask_socket(self, name: str, path: str) -> Any:
+        connector = aiohttp.UnixConnector(str(self.run_directory / name))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get(f"http://local{path}") as answer,
+        ):
+            answer.raise_for_status()
+            return await answer.json()
+
+    async def creates(self) -> dict[str, float]:
+        """When each machine's create call was answered, by its name, in seconds of this process's clock."""
+        asked = time.time()
+        now = datetime.fromisoformat((await self.admin("GET", "/health"))["now"])
+        at = (asked + time.time()) / 2
+        found: dict[str, float] = {}
+        for event in (await self.admin("GET", "/ledger?kind=call&limit=100000"))["events"]:
+            if "create_vm" in event["details"].values():
+                ago: timedelta = now - datetime.fromisoformat(event["at"])
+                found.setdefault(event["name"], at - ago.total_seconds() / TIME_FACTOR)
+        return found
+
+    def cpu_s(self, name: str) -> float:
+        """Processor time that a process has used so far."""
+        fields = Path(f"/proc/{self.pids[name]}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss_mb(self, name: str) -> float:
+        """Memory that a process holds now, in MB."""
+        pages = int(Path(f"/proc/{self.pids[name]}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def log_tail(self, name: str, characters: int = 2000) -> str:
+        return (self.directory / f"{name}.log").read_text(errors="replace")[-characters:]
+
+    # starting and stopping
+
+    async def start(self) -> None:
+        plan = self.plan
+        self.run_directory.mkdir(mode=0o700)
+        await self._start_emulator()
+        inner, front, serve, metrics = free_ports(4)
+        await self._spawn(
+            "gateway",
+            *(sys.executable, "-m", "autoscaler", "gateway", "--listen", f"127.0.0.1:{inner}"),
+            *("--control", "run/gateway.sock", "--state", "gateway.json", "--drain-timeout", "1"),
+        )
+        await self._until("gateway", self.run_directory / "gateway.sock")
+        self.url = f"http://127.0.0.1:{inner}"
+        if plan.with_haproxy:
+            config = write_haproxy(self.directory, plan.models, front, inner, metrics)
+            binary = shutil.which("haproxy") or "/usr/sbin/haproxy"
+            await self._spawn(
+                "haproxy",
+                binary,
+                "-W",
+                "-S",
+                str(self.directory / "haproxy-master.sock"),
+                "-f",
+                str(config),
+            )
+            await self._until("haproxy", self.directory / "haproxy.sock")
+            self.url = f"http://127.0.0.1:{front}"
+        (self.directory / "config.toml").write_text(toml(self._config(inner, serve)))
+        (self.directory / "policies").mkdir()
+        for model in plan.models:
+            text = toml({**merged(POLICY, plan.policy), "model": model})
+            (self.directory / "policies" / f"{slug(model)}.toml").write_text(text)
+        await self._spawn(
+            "daemon", sys.executable, "-m", "autoscaler", "run", "--config", "config.toml"
+        )
+        await self._until("daemon", self.run_directory / "daemon.sock")
+        await self._until_ready(f"http://127.0.0.1:{serve}/readyz")
+
+    async def _start_emulator(self) -> None:
+        await self._spawn(
+            "emulator",
+            *(sys.executable, "-m", "autoscaler", "emulator", "--ready-file", "cloud.json"),
+            *("--access-key-file", "access-key", "--state-dir", "machines"),
+            *("--time-factor", str(TIME_FACTOR)),
+        )
+        await self._until("emulator", self.directory / "cloud.json")
+        self.cloud = json.loads((self.directory / "cloud.json").read_text())
+        for item in (await self.admin("GET", "/stock"))["items"]:
+            where = {"type": item["type"], "location": item["location"]}
+            await self.admin("PUT", "/stock", **where, count=1000)
+        for item in (await self.admin("GET", "/quota"))["items"]:
+            await self.admin("PUT", "/quota", family=item["family"], count=1000)
+
+    def _config(self, inner: int, serve: int) -> Table:
+        config: dict[str, object] = {
+            "schema": 1,
+            "policies": "policies",
+            "state_dir": "state",
+            "runtime_dir": "run",
+            "cloud": {
+                "url": self.cloud["url"],
+                "project": self.cloud["project_id"],
+                "key_file": self.cloud["key_file"],
+                "owner": "benchrun",
+                "requests_per_s": 1000,
+                "in_flight": 64,
+            },
+            "limits": {
+                "usd_per_hour": "1000",
+                "usd_per_month": "100000",
+                "nodes": 1000,
+                "launches_per_window": 10000,
+            },
+            "ssh": {"port": self.cloud["ssh_port"]},
+            "firewall": {"sources": ["127.0.0.1/32"]},
+            "gateway": {"listen": [f"127.0.0.1:{inner}"]},
+            "serve": {"listen": f"127.0.0.1:{serve}"},
+        }
+        if self.plan.timings is not None:
+            config["timings"] = self.plan.timings
+        if self.plan.with_haproxy:
+            config["balancer"] = "haproxy"
+            here = {"socket": "haproxy.sock", "master_socket": "haproxy-master.sock"}
+            config["haproxy"] = [{key: str(self.directory / name) for key, name in here.items()}]
+        return config
+
+    async def _spawn(self, name: str, *argv: str) -> None:
+        with (self.directory / f"{name}.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                cwd=self.directory,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches the benchmark alone, which ends the parts in order
+                preexec_fn=_die_with_parent,
+            )
+        self._processes.append(process)
+        self.pids[name] = process.pid
+
+    async def _until(self, name: str, path: Path) -> None:
+        """Wait until a process has made the file that says that it is up."""
+        async with asyncio.timeout(_START_S):
+            while not path.exists():  # noqa: ASYNC240  # one stat of a local file
+                if self._processes[-1].returncode is not None:
+                    raise RuntimeError(f"{name} ended:\n{self.log_tail(name)}")
+                await asyncio.sleep(0.05)
+
+    async def _until_ready(self, url: str) -> None:
+        async with asyncio.timeout(_START_S):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with self.session.get(url) as answer:
+                        if answer.status == 200:
+                            return
+                await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        for process in reversed(self._processes):
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(_STOP_S):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def world(plan: Plan) -> AsyncIterator[World]:
+    """Start everything, and stop it at the end. The daemon is ready: it has swept and knows the market."""
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        timeout = aiohttp.ClientTimeout(total=150)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            made = World(Path(name), session, plan)
+            try:
+                await made.start()
+                yield made
+            finally:
+                await asyncio.shield(made.stop())
+
+
+def demo_timings() -> Table:
+    """The timings of the demo, for a cloud whose clock runs fast."""
+    text = resources.files("autoscaler.demo").joinpath("config.toml.j2").read_text()
+    template = jinja2.Environment(autoescape=False).from_string(text)  # TOML, not HTML
+    timings: Table = tomllib.loads(template.render(ssh_port=1))["timings"]
+    return timings
+
+
+def write_haproxy(
+    folder: Path, models: Sequence[str], front: int, inner: int, metrics: int
+) -> Path:
+    """Write the shipped configuration for a run: other paths and ports, our models, no root.
+
+    Its stats socket is `folder/haproxy.sock`.
+
+    Args:
+        front: the port for clients.
+        inner: where the gateway listens, as activator.
+        metrics: the port of its exporter.
+    """
+    text = SHIPPED_HAPROXY.read_text()
+    table = folder / "models.map"
+    table.write_text("".join(f"{model} {slug(model)}\n" for model in models))
+    for there, here in (
+        ("/run/haproxy/autoscaler.sock mode 660 group haproxy", str(folder / "haproxy.sock")),
+        ("    user haproxy\n    group haproxy\n    log /dev/log local0\n", ""),
+        ("    log global\n", ""),
+        ("    option httplog\n", ""),
+        ("/etc/haproxy/models.map", str(table)),
+        ("bind :8080", f"bind 127.0.0.1:{front}"),
+        ("bind 127.0.0.1:8404", f"bind 127.0.0.1:{metrics}"),
+        ("127.0.0.1:8000", f"127.0.0.1:{inner}"),
+    ):
+        assert there in text, f"{SHIPPED_HAPROXY} has no {there!r}"
+        text = text.replace(there, here)
+    for model in models:
+        text += (
+            f"\nbackend {slug(model)}\n    server activator 127.0.0.1:{inner} backup\n"
+            f"    server activator-spare 127.0.0.1:{inner} backup\n"
+        )
+    config = folder / "haproxy.cfg"
+    config.write_text(text)
+    return config
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that were free a moment ago."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The nearest-rank quantile; NaN of nothing."""
+    ordered = sorted(values)
+    if not ordered:
+        return float("nan")
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+
+
+def merged(base: Table, edits: Mapping[str, object]) -> dict[str, object]:
+    """A table with some keys replaced; tables in it are merged."""
+    result = dict(base)
+    for key, value in edits.items():
+        known = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(known, Mapping)
+        result[key] = {**known, **value} if both else value  # type: ignore[dict-item]  # both are
+    return result
+
+
+def toml(table: Table) -> str:
+    """A table as a TOML document: plain values first, then one section per table."""
+    plain = [f"{key} = {_value(v)}" for key, v in table.items() if not isinstance(v, Mapping)]
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            plain += [f"[{key}]", *(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items())]
+    return "\n".join([*plain, ""])
+
+
+def _value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return json.dumps(value)  # strings, numbers and booleans of JSON are TOML
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
