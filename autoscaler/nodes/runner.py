@@ -180,7 +180,7 @@ class NodeRunner:
         wake.clear()
 
     async def step(self, node: Node) -> bool:
-        """Look, record, act once. True when the state changed, so that the next step may come at once."""
+        """Look, record, act once. True when something is new, so that the next step may come at once."""
         memory = self._memories.setdefault(node.name, self._looker.memory())
         policy = self._parts.policies().get(node.model)
         market = self._parts.market()
@@ -196,7 +196,9 @@ class NodeRunner:
         after = self._after(node, seen, step, memory, now)
         await self._record(node, after, step, memory)
         await self._effect(after, step, policy, memory)
-        return after.state is not node.state
+        # Just verified and registered: that the balancers have it can be seen now, not a step later.
+        is_verified_now = after.verified_at is not None and node.verified_at is None
+        return is_verified_now or after.state is not node.state
 
     async def _launch(self, node: Node, policy: Policy | None) -> bool:
         """The one path to a create call: it is recorded that the call may have been made, then it is made."""
