@@ -109,10 +109,11 @@ class HaproxyBalancer:
         """Read what HAProxy knows of this model right now.
 
         `waiting` is the backend's queue and all that the activator has, which includes answers that it still
-        streams for requests it held.
+        streams for requests it held. A backend that is no longer in the configuration has no servers: that is an
+        answer, and what was registered there may be given back.
         """
         incarnation = await self._incarnation()
-        backend = await self._read(model)
+        backend = await self._find(model) or Backend(self._backend(model), (), ())
         return PoolReport(
             model=model,
             servers=tuple(
@@ -124,6 +125,7 @@ class HaproxyBalancer:
             waiting=backend.queued + self._at_activator(backend),
             at=datetime.now(UTC),
             old_processes=await self._old_processes(),
+            counts_old_processes=self._settings.master_socket_path is not None,
         )
 
     async def ensure_pool(self, pool: Pool) -> None:
@@ -177,8 +179,10 @@ class HaproxyBalancer:
 
     async def drain(self, model: ModelName, endpoint_id: str) -> None:
         """Send it nothing new; what waits in the backend's queue goes to other servers or to the activator."""
-        backend = await self._read(model)
         server = self._server(endpoint_id)
+        backend = await self._find(model)
+        if backend is None:
+            return
         state = backend.state(server)
         if state is None or not state.takes_requests:
             await self._free_stalled(backend)

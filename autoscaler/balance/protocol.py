@@ -67,6 +67,7 @@ class PoolReport:
         incarnation: changes when the balancer restarted or reloaded: what it was told may be forgotten, and its
             zero in flight counts only when `old_processes` is 0.
         waiting: requests that wait for any server, held ones included.
+        counts_old_processes: False when processes left by a reload may go on unseen, whatever `old_processes` says.
     """
 
     model: ModelName
@@ -75,6 +76,7 @@ class PoolReport:
     waiting: int
     at: datetime
     old_processes: int = 0
+    counts_old_processes: bool = True
 
     def server(self, endpoint_id: str) -> ServerReport | None:
         """The server of that endpoint, or None when the balancer does not know it."""
@@ -93,7 +95,7 @@ class Balancer(Protocol):
         """Unique among the configured balancers, for messages."""
 
     async def report(self, model: ModelName) -> PoolReport:
-        """Read what the balancer knows of this model right now."""
+        """Read what the balancer knows of this model right now; of a model that it does not know, no servers."""
 
     async def ensure_pool(self, pool: Pool) -> None:
         """Make the model known, with these settings."""

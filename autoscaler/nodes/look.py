@@ -31,6 +31,7 @@ from autoscaler.nodes.liveness import Suspicion, Witnesses
 from autoscaler.nodes.protocol import Coming, Prober, Proven
 from autoscaler.policy import Engine, Policy
 
+_BLIND_DRAIN = timedelta(minutes=30)  # of a node without a policy: the longest generation we expect
 _SILENT_ENGINES = (Engine.EMBEDDING, Engine.CUSTOM)  # they export no count of requests in flight
 
 
@@ -238,7 +239,7 @@ class Looker:
         machine, absent = await self._machine(node, memory)
         if known is None:
             return Sighting(machine=machine, proven_absent=absent)
-        engine = await self._engine_in_flight(node, policy, now)
+        engine = await self._engine_in_flight(node, policy, known, now)
         memory.drain.witness(node, known, engine, at_s)
         dead = machine is not None and machine.power in (PowerState.BROKEN, PowerState.STOPPED)
         fault = f"power: the cloud says {machine.raw_state}" if machine and dead else None
@@ -251,13 +252,21 @@ class Looker:
         )
 
     async def _engine_in_flight(
-        self, node: Node, policy: Policy | None, now: datetime
+        self, node: Node, policy: Policy | None, known: Sequence[PoolReport], now: datetime
     ) -> int | None:
-        """The engine's own count. One that never says, or has not by the deadline, leaves the balancers' word."""
-        if policy is None or policy.engine in _SILENT_ENGINES:
+        """The engine's own count. One that has not said by the deadline leaves the balancers' word.
+
+        One that never says leaves it at once, if every balancer can count what a reload left behind: HAProxy said
+        zero while four streams ran on in a process that it does not list without its master socket.
+        """
+        is_silent = policy is None or policy.engine in _SILENT_ENGINES
+        if is_silent and all(report.counts_old_processes for report in known):
             return 0
-        count = await self._prober.in_flight(node, policy)
-        return 0 if count is None and now - node.since >= policy.drain.deadline else count
+        count = None
+        if policy is not None and not is_silent:
+            count = await self._prober.in_flight(node, policy)
+        deadline = policy.drain.deadline if policy is not None else _BLIND_DRAIN
+        return 0 if count is None and now - node.since >= deadline else count
 
     async def _terminating(self, node: Node, memory: NodeMemory) -> Sighting:
         machine, absent = await self._machine(node, memory)

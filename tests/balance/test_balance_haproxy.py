@@ -275,16 +275,37 @@ async def test_an_activator_left_in_maintenance_is_put_back(haproxy: Balancing) 
 
 
 async def test_a_model_without_a_backend_is_told_the_lines_to_add(haproxy: Balancing) -> None:
+    model = ModelName("meta/Llama 3")
     for call in (
-        haproxy.balancer.ensure_pool(Pool(ModelName("meta/Llama 3"))),
-        haproxy.balancer.report(ModelName("meta/Llama 3")),
+        haproxy.balancer.ensure_pool(Pool(model)),
+        haproxy.balancer.register(model, replace(ENDPOINT, id="as-teamaaaa-one-1-meta")),
     ):
         with pytest.raises(
             BalancerUnavailable, match=r"add to haproxy\.cfg `backend meta-llama-3`"
         ):
             await call
-    await haproxy.balancer.remove(ModelName("meta/Llama 3"), "as-teamaaaa-one-1-meta")
-    await haproxy.balancer.drop_pool(ModelName("meta/Llama 3"))
+
+
+async def test_a_backend_that_was_taken_out_of_the_configuration_holds_no_node(
+    haproxy: Balancing,
+) -> None:
+    """Else its nodes could never be proven unregistered, and would bill for ever."""
+    model = ModelName("meta/Llama 3")
+
+    await haproxy.balancer.drain(model, "as-teamaaaa-one-1-meta")
+    await haproxy.balancer.remove(model, "as-teamaaaa-one-1-meta", force=True)
+    await haproxy.balancer.drop_pool(model)
+
+    assert (await haproxy.balancer.report(model)).servers == ()
+
+
+async def test_without_the_master_socket_it_says_that_old_processes_go_unseen(
+    haproxy: Balancing,
+) -> None:
+    blind = HaproxyBalancer(HaproxySettings(haproxy.control))
+
+    assert (await haproxy.balancer.report(MODEL)).counts_old_processes
+    assert not (await blind.report(MODEL)).counts_old_processes
 
 
 async def test_a_backend_without_a_spare_activator_is_refused(start_haproxy: StartHaproxy) -> None:

@@ -300,6 +300,7 @@ class AirBalancer:
     servers: dict[str, ServerReport] = field(default_factory=dict)
     incarnation: str = "1"
     old_processes: int = 0
+    counts_old_processes: bool = True
     silent: bool = False
     check_passes: bool = True
     told: list[tuple[str, str]] = field(default_factory=list)
@@ -318,7 +319,13 @@ class AirBalancer:
     async def report(self, model: ModelName) -> PoolReport:
         self._answer()
         return PoolReport(
-            model, tuple(self.servers.values()), self.incarnation, 0, NOON, self.old_processes
+            model,
+            tuple(self.servers.values()),
+            self.incarnation,
+            0,
+            NOON,
+            self.old_processes,
+            self.counts_old_processes,
         )
 
     async def ensure_pool(self, pool: Pool) -> None:
