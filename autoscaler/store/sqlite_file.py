@@ -71,8 +71,8 @@ def open_database(path: Path) -> sqlite3.Connection:
         verdict = db.execute("PRAGMA quick_check").fetchone()[0]
         if verdict != "ok":
             raise StoreUnavailable(
-                f"{path}: the store is damaged ({verdict}): keep the file, restore a backup, or run "
-                "`autoscaler audit` and decide; an empty store is never started in its place"
+                f"{path}: the store is damaged ({verdict}): keep the file, restore a backup, and "
+                "compare it with `autoscaler cloud vms`; an empty store is never started in its place"
             )
         _migrate(db, path)
     except sqlite3.Error as exc:
