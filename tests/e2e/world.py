@@ -175,7 +175,7 @@ class World:
         self.serve_port = free_port()
         self.config_edits: Table = {}
         self._running: dict[str, asyncio.subprocess.Process] = {}
-        self._starts = 0
+        self._copying: list[asyncio.Task[None]] = []
 
     @property
     def gateway(self) -> str:
@@ -225,13 +225,28 @@ class World:
         await self.until(is_ready, "the daemon is ready")
 
     async def spawn(self, name: str, *arguments: str, prefix: Sequence[str] = ()) -> None:
-        """Start a process of ours under a name; its log is `<name>.log`, appended to."""
-        with (self.directory / f"{name}.log").open("ab") as log:
-            self._running[name] = await asyncio.create_subprocess_exec(
-                *prefix, sys.executable, "-m", "autoscaler", *arguments,
-                cwd=self.directory, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=_die_with_parent,
-            )  # fmt: skip
+        """Start a process of ours under a name; what it says is appended to `<name>.log`."""
+        process = await asyncio.create_subprocess_exec(
+            *prefix,
+            sys.executable,
+            "-m",
+            "autoscaler",
+            *arguments,
+            cwd=self.directory,
+            # through a pipe, as under systemd: a full disk does not stop its log
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        self._running[name] = process
+        self._copying.append(asyncio.create_task(self._copy_log(name, process)))
+
+    async def _copy_log(self, name: str, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        with (self.directory / f"{name}.log").open("ab", buffering=0) as log:
+            while piece := await process.stdout.read(65536):
+                log.write(piece)
 
     async def end(self, name: str, signum: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; its exit status."""
@@ -266,6 +281,9 @@ class World:
                 await self.end(name)
         for name in tuple(self._running):
             await self.end(name, signal.SIGKILL)
+        for task in self._copying:
+            task.cancel()
+        await asyncio.gather(*self._copying, return_exceptions=True)
 
     async def _is_up(self, name: str, is_up: Callable[[], bool]) -> None:
         process = self._running[name]
@@ -553,19 +571,29 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def processes_below(directory: Path) -> list[str]:
-    """Command lines of processes that work in a directory or name it: what a run has left behind."""
-    found = []
+def command_lines() -> dict[int, str]:
+    """The command line of every process but this one, by its id."""
+    found = {}
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                raw = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue  # it has just ended
+            found[int(entry.name)] = raw.replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
+def processes_below(directory: Path) -> list[str]:
+    """Processes that work in a directory or name it: what a run has left behind."""
+    found = []
+    for pid, line in command_lines().items():
         try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            where = os.readlink(entry / "cwd")
+            where = Path(os.readlink(f"/proc/{pid}/cwd"))
         except OSError:
             continue
-        if str(directory) in line or Path(where).is_relative_to(directory):
-            found.append(f"{entry.name} {line}")
+        if str(directory) in line or where.is_relative_to(directory):
+            found.append(f"{pid} {line}")
     return found
 
 
