@@ -101,15 +101,12 @@ class FirewallSettings(Values):
 
 
 class GatewaySettings(Values):
-    """The embedded balancer and activator, a process of its own (`autoscaler gateway`)."""
+    """The embedded balancer and activator: a process of its own, with a command line of its own.
 
-    listen: tuple[Annotated[str, Field(pattern=r"^.+:\d{1,5}$")], ...] = ("127.0.0.1:8080",)
+    Where it listens and what it allows stand there (`autoscaler gateway --help`); the daemon needs its socket alone.
+    """
+
     control: Path | None = None  # default: <runtime_dir>/gateway.sock
-    state_file: Path | None = None  # default: <state_dir>/gateway.json
-    max_body: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
-    max_connections: Annotated[int, Field(ge=1)] = 4096
-    drain_timeout: Duration = timedelta(hours=1)
-    read_timeout: Duration = timedelta(minutes=10)
 
 
 class HaproxySettings(Values):
@@ -252,7 +249,3 @@ class Config(Values):
     @property
     def gateway_control(self) -> Path:
         return self.gateway.control or self.runtime_dir / "gateway.sock"
-
-    @property
-    def gateway_state_file(self) -> Path:
-        return self.gateway.state_file or self.state_dir / "gateway.json"

@@ -46,10 +46,7 @@ def read_config(path: Path) -> Config:
             ),
             "ssh": config.ssh.model_copy(update={"key_file": absolute(config.ssh.key_file)}),
             "gateway": config.gateway.model_copy(
-                update={
-                    name: absolute(getattr(config.gateway, name))
-                    for name in ("control", "state_file")
-                }
+                update={"control": absolute(config.gateway.control)}
             ),
             "serve": config.serve.model_copy(update={"socket": absolute(config.serve.socket)}),
             "haproxy": tuple(

@@ -62,7 +62,7 @@ async def stage(settings: DemoSettings, directory: Path) -> AsyncIterator[Stage]
     try:
         cloud = await _start_emulator(settings, directory, processes)
         gateway, serve = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-        _write_config(settings, directory, cloud, gateway, serve)
+        _write_config(settings, directory, cloud, serve)
         run = directory / "run"
         run.mkdir(mode=0o700)
         await _start(
@@ -98,7 +98,7 @@ async def _start_emulator(
 
 
 def _write_config(
-    settings: DemoSettings, directory: Path, cloud: dict[str, Any], gateway: str, serve: str
+    settings: DemoSettings, directory: Path, cloud: dict[str, Any], serve: str
 ) -> None:
     files = resources.files("autoscaler.demo")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # TOML
@@ -108,7 +108,6 @@ def _write_config(
         key_file=cloud["key_file"],
         ssh_port=cloud["ssh_port"],
         time_factor=settings.time_factor,
-        gateway=gateway,
         serve=serve,
         prices_file="prices-cpu.toml" if settings.engine == "llama.cpp" else "",
     )

@@ -91,7 +91,9 @@ class DemandWatch:
         try:
             async with (
                 asyncio.timeout(self._poll_s + _SLACK_S),
-                session.post("http://gateway/v1/wait", json=body) as response,
+                session.post(
+                    "http://gateway/v1/wait", json=body, allow_redirects=False
+                ) as response,
             ):
                 if response.status != 200:
                     raise SourceUnavailable(f"the gateway answered {response.status} on /v1/wait")
