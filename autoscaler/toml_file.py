@@ -152,27 +152,29 @@ def line_of(text: str, where: Sequence[int | str]) -> int | None:
     """The line of a key in a TOML text, or of its table when the key itself is not written, counted from 1."""
     names = [str(part) for part in where if not isinstance(part, int)]
     indices = [part for part in where if isinstance(part, int)]
-    best: int | None = None
+    best: tuple[int, int] | None = None  # how many names match there, the line
     table: list[str] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         header = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line)
+        pair = re.match(r"\s*([A-Za-z0-9_\-\"'.@]+)\s*=", line)
         if header is not None:
-            table = [part.strip().strip("\"'") for part in header[1].split(".")]
+            found = table = _key_parts(header[1])
             name = ".".join(table)
             seen[name] = seen.get(name, -1) + 1
-            wanted = indices[0] if indices and line.lstrip().startswith("[[") else seen[name]
-            if names[: len(table)] == table and seen[name] == wanted:
-                best = number
-            elif names[: len(table)] == table:
-                table = ["\0other entry"]
+            if indices and line.lstrip().startswith("[[") and seen[name] != indices[0]:
+                table = ["\0another entry"]
+                continue
+        elif pair is not None:
+            found = [*table, *_key_parts(pair[1])]
+        else:
             continue
-        pair = re.match(r"\s*([A-Za-z0-9_\-\"'.@]+)\s*=", line)
-        if pair is None:
-            continue
-        full = [*table, *(part.strip("\"'") for part in pair[1].split("."))]
-        if names[: len(full)] == full:
-            best = number
-            if len(full) == len(names):
-                return number
-    return best
+        if names[: len(found)] == found and (best is None or len(found) > best[0]):
+            best = (len(found), number)
+    return best[1] if best is not None else None
+
+
+def _key_parts(key: str) -> list[str]:
+    """A dotted TOML key as its parts; a dot within quotes parts nothing."""
+    found = re.findall(r"\"[^\"]*\"|'[^']*'|[^.\s]+", key)
+    return [part.strip("\"'") for part in found]
