@@ -94,6 +94,7 @@ class GatewayBalancer:
                     state=_server_state(endpoint),
                     in_flight=endpoint.in_flight,
                     weight=round(endpoint.weight),
+                    check_fails=endpoint.ejected,
                 )
                 for endpoint_id, endpoint in (pool.endpoints.items() if pool is not None else ())
             ),

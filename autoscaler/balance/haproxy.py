@@ -296,6 +296,7 @@ class HaproxyBalancer:
             in_flight=stat.scur if stat is not None else 0,
             queued=stat.qcur if stat is not None else 0,
             weight=state.weight,
+            check_fails=state.is_checked and not state.is_in_maintenance and state.op_state == 0,
         )
 
     def _at_activator(self, backend: Backend) -> int:

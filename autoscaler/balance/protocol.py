@@ -49,6 +49,7 @@ class ServerReport:
     Attributes:
         in_flight: requests placed on it and not finished.
         queued: requests that wait for exactly this server.
+        check_fails: the balancer's own check finds it dead, also while it drains.
     """
 
     endpoint_id: str
@@ -57,6 +58,7 @@ class ServerReport:
     in_flight: int
     queued: int = 0
     weight: int | None = None
+    check_fails: bool = False
 
 
 @dataclass(frozen=True, slots=True)

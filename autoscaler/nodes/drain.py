@@ -29,6 +29,7 @@ class DrainEvidence:
     agreed_since_s: float | None = None
     idle_since_s: float | None = None
     in_flight: int = 0
+    why: str = "no balancer has answered yet"  # it is not drained, for people
     removed: bool = (
         False  # taken out of the balancers on this evidence: nothing can have come since
     )
@@ -47,18 +48,27 @@ class DrainEvidence:
             self.incarnations = incarnations
             self.forget()
         if not _none_takes_new(node, seen):
+            self.why = "a balancer still gives it new requests"
             self.forget()
             return
         if self.agreed_since_s is None:
             self.agreed_since_s = at_s
         at_balancers = _in_flight(node, seen)
         self.in_flight = max(at_balancers, engine_in_flight or 0)
+        engine = "does not say" if engine_in_flight is None else str(engine_in_flight)
+        old = sum(report.old_processes for report in seen)
+        self.why = f"in flight: balancers {at_balancers}, engine {engine}; old processes: {old}"
         settled = at_s - self.agreed_since_s >= self.settle.total_seconds()
         quiet = at_balancers == 0 and engine_in_flight == 0 and _no_old_process(seen)
         if not (settled and quiet):
             self.idle_since_s = None
         elif self.idle_since_s is None:
             self.idle_since_s = at_s
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing was in flight when last looked at."""
+        return self.removed or self.idle_since_s is not None
 
     def is_drained(self, at_s: float) -> bool:
         """Whether two samples, far enough apart, saw nothing in flight anywhere."""

@@ -31,7 +31,7 @@ from autoscaler.nodes.liveness import Suspicion, Witnesses
 from autoscaler.nodes.protocol import Coming, Prober, Proven
 from autoscaler.policy import Engine, Policy
 
-_BLIND_DRAIN = timedelta(minutes=30)  # of a node without a policy: the longest generation we expect
+BLIND_DRAIN = timedelta(minutes=30)  # of a node without a policy: the longest generation we expect
 _SILENT_ENGINES = (Engine.EMBEDDING, Engine.CUSTOM)  # they export no count of requests in flight
 
 
@@ -49,6 +49,8 @@ class NodeMemory:
     proven: Proven | None = None
     serving: bool = False
     unlisted_since_s: float | None = None
+    drain_overdue: bool = False
+    next_alarm_s: float = 0.0
 
 
 class Looker:
@@ -90,11 +92,12 @@ class Looker:
         now: datetime,
     ) -> Sighting:
         """See what the node's state asks for."""
-        memory.serving = node.state is State.READY
+        memory.serving = node.state in (State.READY, State.DRAINING)
         if not memory.serving:
             memory.suspicion = memory.condemned = None
         if node.state is not State.DRAINING:
             memory.drain.forget()
+            memory.drain_overdue = False
         if node.state is not State.VERIFYING:
             memory.unlisted_since_s = None
         match node.state:
@@ -234,19 +237,25 @@ class Looker:
     async def _draining(
         self, node: Node, policy: Policy | None, memory: NodeMemory, now: datetime
     ) -> Sighting:
-        at_s = self._clock.boot_s()
+        """Count what is in flight. What two witnesses call dead or hung finishes nothing: it is not waited for."""
         known = await self._reports(node)
+        engine: int | None = None
+        if known is not None:
+            engine = await self._engine_in_flight(node, policy, known, now)
+            memory.drain.witness(node, known, engine, self._clock.boot_s())
+        if memory.condemned is not None:
+            return Sighting(fault=memory.condemned)
         machine, absent = await self._machine(node, memory)
+        if policy is not None and not absent and not memory.drain.is_idle:
+            await self._suspect(node, policy, machine, known, memory)
         if known is None:
             return Sighting(machine=machine, proven_absent=absent)
-        engine = await self._engine_in_flight(node, policy, known, now)
-        memory.drain.witness(node, known, engine, at_s)
         dead = machine is not None and machine.power in (PowerState.BROKEN, PowerState.STOPPED)
         fault = f"power: the cloud says {machine.raw_state}" if machine and dead else None
         return Sighting(
             machine=machine,
             proven_absent=absent,
-            drained=memory.drain.is_drained(at_s),
+            drained=memory.drain.is_drained(self._clock.boot_s()),
             unregistered=register.is_unregistered(node, known),
             fault=fault,
         )
@@ -265,7 +274,7 @@ class Looker:
         count = None
         if policy is not None and not is_silent:
             count = await self._prober.in_flight(node, policy)
-        deadline = policy.drain.deadline if policy is not None else _BLIND_DRAIN
+        deadline = policy.drain.deadline if policy is not None else BLIND_DRAIN
         return 0 if count is None and now - node.since >= deadline else count
 
     async def _terminating(self, node: Node, memory: NodeMemory) -> Sighting:
@@ -328,6 +337,7 @@ def _down_at(node: Node, known: Sequence[PoolReport]) -> str | None:
         endpoint.id
         for report in known
         for endpoint in node.endpoints
-        if (server := report.server(endpoint.id)) is not None and server.state is ServerState.DOWN
+        if (server := report.server(endpoint.id)) is not None
+        and (server.state is ServerState.DOWN or server.check_fails)
     ]
     return f"a balancer's check fails for {', '.join(down)}" if down else None

@@ -14,6 +14,7 @@ from autoscaler.clock import Clock
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.config import Timings
 from autoscaler.domain.ids import ModelName, NodeName
+from autoscaler.domain.machine import Inventory
 from autoscaler.domain.node import CLOSED, Endpoint, Node, NodeEvent, State
 from autoscaler.domain.offer import Market
 from autoscaler.errors import (
@@ -32,7 +33,7 @@ from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.lifecycle import Effect, Rules, Sighting, Step, next_step
 from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.liveness import judge
-from autoscaler.nodes.look import Looker, NodeMemory
+from autoscaler.nodes.look import BLIND_DRAIN, Looker, NodeMemory
 from autoscaler.nodes.protocol import Prober
 from autoscaler.policy import OnDeadline, Policy
 from autoscaler.store.protocol import Store
@@ -40,6 +41,7 @@ from autoscaler.store.protocol import Store
 log = structlog.get_logger(__name__)
 
 _DIAGNOSTICS_TIME = timedelta(seconds=60)
+_ALARM_AGAIN = timedelta(hours=1)
 _QUEUE_FACTOR = 1.2  # requests placed on one replica beyond B*, so that its batch never runs dry
 
 
@@ -95,6 +97,11 @@ class NodeRunner:
         """Requests in flight on a draining node, as last seen."""
         memory = self._memories.get(name)
         return memory.drain.in_flight if memory is not None else None
+
+    @property
+    def overdue_drains(self) -> int:
+        """Nodes that drain beyond their deadline, as last seen: they bill and take nothing new."""
+        return sum(memory.drain_overdue for memory in self._memories.values())
 
     def wake(self, name: NodeName) -> None:
         """Let the node's next step come at once."""
@@ -192,6 +199,7 @@ class NodeRunner:
         judged_at = self._ages.instant(node)
         seen = await self._looker.look(node, policy, offer, memory, judged_at)
         step = next_step(node, seen, self._rules(policy), judged_at)
+        await self._alarm(node, step, memory, judged_at)
         now = self._parts.clock.now()
         after = self._after(node, seen, step, memory, now)
         await self._record(node, after, step, memory)
@@ -345,6 +353,35 @@ class NodeRunner:
             case Effect.NONE | Effect.CREATE | Effect.CONTACT | Effect.VERIFY:
                 pass  # looking at the node is what moves these on
 
+    async def _alarm(self, node: Node, step: Step, memory: NodeMemory, now: datetime) -> None:
+        """Say once, and again every hour, that a node bills on and on because it cannot be given back."""
+        age = now - node.since
+        stays = step.state is node.state
+        policy = self._parts.policies().get(node.model)
+        deadline = policy.drain.deadline if policy is not None else BLIND_DRAIN
+        memory.drain_overdue = stays and node.state is State.DRAINING and age >= deadline
+        stuck = node.state is State.TERMINATING and age >= self._parts.timings.delete_alarm
+        at_s = self._parts.clock.boot_s()
+        if not stays:
+            memory.next_alarm_s = 0.0
+        if not (memory.drain_overdue or (stuck and stays)) or at_s < memory.next_alarm_s:
+            return
+        memory.next_alarm_s = at_s + _ALARM_AGAIN.total_seconds()
+        since = node.since.isoformat(timespec="seconds")
+        if stuck:
+            log.error("delete_stuck", node=node.name, since=since, why=step.reason)
+            return
+        counts = memory.drain
+        log.error(
+            "drain_overdue", node=node.name, since=since, in_flight=counts.in_flight, why=counts.why
+        )
+        await self._say(
+            node,
+            "drain_overdue",
+            f"draining since {since}, {counts.in_flight} in flight",
+            counts.why,
+        )
+
     async def _say_cut(self, node: Node, memory: NodeMemory) -> None:
         count = memory.drain.in_flight
         log.error("requests_cut", node=node.name, in_flight=count)
@@ -369,14 +406,13 @@ class NodeRunner:
         timings, now = self._parts.timings, self._parts.clock.now()
         if not terminate.delete_due(node, timings.delete_retry, timings.delete_retry_max, now):
             return
+        inventory: Inventory | None = None
         try:
             inventory = await self._parts.inventory.latest(timings.step)
-        except SchemaError as exc:
-            raise CloudUnavailable(str(exc)) from exc
+        except (CloudUnavailable, SchemaError) as exc:
+            log.debug("deleting_unlisted", node=node.name, why=str(exc))
         after = await terminate.delete(self._parts.cloud, node, inventory, now)
         await self._parts.store.update(self._parts.leases.current(node.model), node, after)
-        if now - node.since >= timings.delete_alarm:
-            log.error("delete_stuck", node=node.name, since=node.since.isoformat())
 
     async def _say(self, node: Node, kind: str, cause: str, detail: str = "") -> None:
         await self._parts.store.add_event(

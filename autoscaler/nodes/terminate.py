@@ -9,11 +9,15 @@ import structlog
 
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.domain.ids import MachineId
-from autoscaler.domain.machine import Inventory, Machine
+from autoscaler.domain.machine import Inventory, Machine, PowerState
 from autoscaler.domain.node import Node
-from autoscaler.errors import EndpointMissing, OutcomeUnknown, Rejected
+from autoscaler.errors import CloudUnavailable, EndpointMissing, OutcomeUnknown, Rejected
 
 log = structlog.get_logger(__name__)
+
+_PATIENT_DELETES = (
+    2  # deletes of a running machine that may come to nothing before it is stopped first
+)
 
 
 def delete_due(node: Node, first: timedelta, longest: timedelta, now: datetime) -> bool:
@@ -33,16 +37,26 @@ def machines_to_delete(node: Node, inventory: Inventory) -> tuple[Machine, ...]:
     return inventory.named(node.name)
 
 
-async def delete(cloud: Cloud, node: Node, inventory: Inventory, now: datetime) -> Node:
+async def delete(cloud: Cloud, node: Node, inventory: Inventory | None, now: datetime) -> Node:
     """Send one round of deletes and return the node with the try counted; the caller records it.
+
+    Args:
+        inventory: None when it could not be read; a machine whose id is known is deleted all the same.
 
     Raises:
         CloudUnavailable: nothing is known. Ask again.
     """
-    ids = {machine.id for machine in machines_to_delete(node, inventory)}
+    machines = machines_to_delete(node, inventory) if inventory is not None else ()
+    ids = {machine.id for machine in machines}
     if node.machine_id is not None:
         ids.add(node.machine_id)
+    elif inventory is None:
+        raise CloudUnavailable(f"{node.name}: its machine's id is not known, nor what is listed")
+    running = {machine.id for machine in machines if machine.power is PowerState.RUNNING}
     for machine_id in sorted(ids):
+        if node.deletes >= _PATIENT_DELETES and machine_id in running:
+            # The deletes were accepted and came to nothing: some clouds delete only what is switched off.
+            await _stop(cloud, node, machine_id)
         await _delete_one(cloud, node, machine_id)
     return replace(node, last_delete_at=now, deletes=node.deletes + 1)
 
@@ -55,9 +69,16 @@ async def _delete_one(cloud: Cloud, node: Node, machine_id: MachineId) -> None:
     except Rejected as exc:
         # Some clouds delete only what is switched off: stop it, the next round deletes it.
         log.warning("delete_refused", node=node.name, machine=machine_id, why=str(exc))
-        try:
-            await cloud.stop(machine_id)
-        except Rejected as refused:
-            log.warning("stop_refused", node=node.name, machine=machine_id, why=str(refused))
+        await _stop(cloud, node, machine_id)
     except OutcomeUnknown as exc:
         log.warning("delete_answer_lost", node=node.name, machine=machine_id, why=str(exc))
+
+
+async def _stop(cloud: Cloud, node: Node, machine_id: MachineId) -> None:
+    """Switch it off, if that can be had; whatever comes of it, deletes go on."""
+    try:
+        await cloud.stop(machine_id)
+    except (Rejected, OutcomeUnknown, CloudUnavailable) as exc:
+        log.warning("stop_refused", node=node.name, machine=machine_id, why=str(exc))
+    else:
+        log.info("machine_stopped", node=node.name, machine=machine_id, deletes=node.deletes)
