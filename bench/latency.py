@@ -35,8 +35,8 @@ FIRST_BOUND_S = 1.0
 CHECK_S = 1.0  # HAProxy's check interval, as the config has it by default
 MODELS, ROUNDS = 20, 5
 HAPROXY_MODELS, HAPROXY_ROUNDS = 10, 2
-BOOTS_AT_ONCE = 3
-RUN_LIMIT_S = 170.0
+BOOTS_AT_ONCE = 4
+RUN_LIMIT_S = 160.0
 _LOOK_S = 0.2
 
 
