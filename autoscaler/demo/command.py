@@ -99,13 +99,23 @@ def demo(
 
 
 async def _play_or_stop(settings: DemoSettings, console: Console) -> bool:
-    """Play; SIGTERM, and the end of the terminal, end it as Ctrl-C does."""
-    task = asyncio.current_task()
-    if task is not None:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    """Play; SIGTERM, and the end of the terminal, end it as Ctrl-C does. Asking again changes nothing."""
+    playing = asyncio.ensure_future(play(settings, console))
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            console.print("stopping: the machines go first", soft_wrap=True)
+            playing.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            loop.add_signal_handler(number, stop)
     try:
-        return await play(settings, console)
+        return await playing
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
