@@ -5,8 +5,10 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command line."""
-    from autoscaler.cli.app import app
-
+    try:
+        from autoscaler.cli.app import app
+    except KeyboardInterrupt:  # nothing has begun yet
+        raise SystemExit(130) from None
     app()
 
 
