@@ -31,7 +31,7 @@ async def test_a_bad_machine_fails_with_its_reason_and_launches_stop(
         nodes=ONE,
         deadlines=FAST,
         retries={"same_failure_limit": tries},
-        hardware={"types": ["a100-80gb.2x"]},  # one GPU too few is one
+        hardware={"types": ["*.2x"]},  # one GPU too few is one
     )
     await cloud.start_daemon()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import processes_below
+from tests.e2e.world import die_with_parent, processes_below
 
 pytestmark = pytest.mark.e2e
 
@@ -30,6 +30,7 @@ async def _start(directory: Path, *arguments: str) -> asyncio.subprocess.Process
         cwd=directory,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        preexec_fn=die_with_parent,
     )
 
 
@@ -48,7 +49,7 @@ async def test_the_demo_plays_the_whole_job_and_reports_it(directory: Path) -> N
 async def test_a_demo_that_is_interrupted_leaves_no_process_and_no_machine(directory: Path) -> None:
     demo = await _start(directory, "--traffic", "60", "--peak", "6")
     machines = directory / "kept" / "machines"
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(80):
         while not (machines.is_dir() and any(machines.iterdir())):
             assert demo.returncode is None
             await asyncio.sleep(0.1)

@@ -237,7 +237,7 @@ class World:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         self._running[name] = process
         self._copying.append(asyncio.create_task(self._copy_log(name, process)))
@@ -314,7 +314,6 @@ class World:
             "limits": {"usd_per_hour": "20", "usd_per_month": "1000", "nodes": 10},
             "ssh": {"port": self.cloud.get("ssh_port", 2222)},
             "firewall": {"sources": ["127.0.0.1/32"]},
-            "gateway": {"listen": [f"127.0.0.1:{self.gateway_port}"]},
             "serve": {"listen": f"127.0.0.1:{self.serve_port}"},
             "timings": TIMINGS,
             "log": {"level": "debug", "format": "json"},
@@ -461,7 +460,7 @@ class World:
             sys.executable, "-m", "autoscaler", *arguments, "--config", config,
             cwd=self.directory, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )  # fmt: skip
         async with asyncio.timeout(DEADLINE_S):
             out, err = await process.communicate()
@@ -567,7 +566,8 @@ async def _read_stream(response: aiohttp.ClientResponse, answer: Answer) -> None
         answer.tokens = (chunk.get("usage") or {}).get("completion_tokens", answer.tokens)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Let the kernel end this process when the tests' own one ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
