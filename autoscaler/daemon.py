@@ -486,15 +486,21 @@ class Daemon:
                 await self._leave_safe_mode()
                 await self.runner.start_new(self._group)
                 await self.store.prune(self.clock.now() - self.config.timings.retention)
-                if self.book.policies:
-                    await self.firewall.verify()
                 trouble = ""
+                await self._verify_firewall()
             except (AutoscalerError, OSError) as exc:
                 if str(exc) != trouble:
                     log.warning("sweep_failed", why=str(exc))
                 trouble = str(exc)
             if not self.book.policies:
                 self.notifier.send("WATCHDOG=1")
+
+    async def _verify_firewall(self) -> None:
+        """Look at the rule again; one that was just made takes a moment, and launches wait for it."""
+        try:
+            await self.firewall.verify()
+        except CloudUnavailable as exc:
+            log.info("firewall_pending", why=str(exc))
 
     async def _leave_safe_mode(self) -> None:
         """Launch again once the window of too many starts has passed without another one."""

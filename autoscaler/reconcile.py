@@ -279,7 +279,12 @@ def _restrained(plan: Plan, policy: Policy, record: ModelRecord, *, must_drain: 
         why = f'mode = "{policy.mode}": nothing is launched or released'
     if why is not None:
         releases = plan.releases if must_drain else ()
-        return replace(plan, launches=(), releases=releases, undrain=(), notes=(*plan.notes, why))
+        would = (
+            *(f"would rent {n.offer} at {n.price_per_hour}/h: {n.reason}" for n in plan.launches),
+            *(f"would give back {r.node}: {r.reason}" for r in plan.releases if not must_drain),
+        )
+        notes = (*plan.notes, why, *would)
+        return replace(plan, launches=(), releases=releases, undrain=(), notes=notes)
     return plan
 
 
