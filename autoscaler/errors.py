@@ -3,7 +3,8 @@
     AutoscalerError
     ├── ConfigError           refuse, keep the old one: file, key, hint      → the operator
     ├── CloudUnavailable      nothing happened                               → repeat next pass
-    │   └── AuthFailed        the cloud refuses our credential               → no creates, page, keep serving
+    │   ├── AuthFailed        the cloud refuses our credential               → no creates, page, keep serving
+    │   └── HeldBack          we sent nothing, so as not to call too often   → the same call may be made later
     ├── OutcomeUnknown        sent, not answered                             → look for the name; retry under a new one
     ├── OutOfStock            this offer, now                                → back off the offer, place again
     │   └── QuotaExceeded     this GPU family, in every location             → back off the family, tell the operator
@@ -51,6 +52,10 @@ class CloudUnavailable(AutoscalerError):
 
 class AuthFailed(CloudUnavailable):
     """The cloud refuses our credential. Nothing can be created or deleted until it is renewed."""
+
+
+class HeldBack(CloudUnavailable):
+    """We provably did not send it, so as not to call too often. Repeating at once would only queue again."""
 
 
 class OutcomeUnknown(AutoscalerError):

@@ -30,7 +30,7 @@ class State(StrEnum):
     TERMINATING = "terminating"  # delete was decided
     FAILED = "failed"  # diagnostics are being saved
     LOST = "lost"  # create was never answered and nothing was found by the settling time
-    CANCELLED = "cancelled"  # no create call was ever made
+    CANCELLED = "cancelled"  # no create call was ever made, or its answer refused it
     GONE = "gone"  # proven absent
 
 

@@ -16,6 +16,7 @@ from autoscaler.domain.offer import BackOff, Market, Offer, OfferKey
 from autoscaler.errors import (
     AutoscalerError,
     CloudUnavailable,
+    HeldBack,
     OutcomeUnknown,
     OutOfStock,
     PaymentRequired,
@@ -67,7 +68,9 @@ class Launcher:
         gatekeeper: Gatekeeper,
         public_key: str,
         forbidden: Callable[[], str | None],
+        on_payment: Callable[[str], None] = lambda why: None,
     ) -> None:
+        """`on_payment` is told when the cloud refuses a create for want of payment: every launch would be refused."""
         self._store = store
         self._cloud = cloud
         self._clock = clock
@@ -77,6 +80,7 @@ class Launcher:
         self._gatekeeper = gatekeeper
         self._public_key = public_key
         self._forbidden = forbidden
+        self._on_payment = on_payment
 
     async def prepare(self, node: Node, policy: Policy) -> CreateRequest:
         """The create call to make, whole, once nothing stands in its way: afterwards only the call itself can fail.
@@ -109,7 +113,10 @@ class Launcher:
     async def create(self, node: Node, policy: Policy, request: CreateRequest) -> Node:
         """Make the node's one create call and record what came of it; `node` is already `creating`.
 
-        Returns the node as recorded. Never raises a failure of the cloud: each is a fact about this node.
+        Returns the node as recorded. Failures of the cloud are not raised: each is a fact about this node.
+
+        Raises:
+            HeldBack: our own rate limit had no place for it and nothing was sent, so the name is not used up.
         """
         await self._leases.fresh(node.model, _CREATE_CALL_S)
         try:
@@ -118,6 +125,8 @@ class Launcher:
             # Sent and not understood: the machine may exist. It is looked for by its name, never asked for again.
             log.warning("create_answer_lost", node=node.name, why=str(exc))
             after = replace(node, first_look_at=self._clock.now())
+        except HeldBack:
+            raise  # no fault of the offer's: it was not asked
         except (OutOfStock, Rejected, CloudUnavailable) as exc:
             log.warning("create_refused", node=node.name, offer=str(node.offer), why=str(exc))
             await self.note_failure(node, policy, exc)
@@ -139,6 +148,7 @@ class Launcher:
             keys = [o.key for o in market.offers if o.gpu == family] or keys
         if isinstance(cause, PaymentRequired) and market is not None:
             log.error("account_unpaid", why=str(cause))
+            self._on_payment(str(cause))
             keys = [offer.key for offer in market.offers] or keys
         known = {backoff.key: backoff for backoff in await self._store.backoffs()}
         for key in keys:

@@ -3,8 +3,12 @@
     planned → creating → booting → verifying → ready → draining → terminating → gone
                  │           │          │         │        │
                  ├─► lost    └──────────┴─────────┴────────┴──► failed → terminating
+                 └─► cancelled
 
-`lost` is an unanswered create of which nothing was found by the settling time; the sweep deletes what surfaces later.
+`lost` is an unanswered create of which nothing was found by the settling time. `cancelled` is a create that was never
+sent, or that was refused in the answer to its own call: nothing was made, it costs nothing, and its place is free at
+once. An operation that FAILED later proves no such thing: that node is terminated by its name until it is proven
+absent. The sweep deletes what surfaces of either.
 """
 
 from __future__ import annotations
@@ -17,6 +21,9 @@ from typing import assert_never
 
 from autoscaler.domain.machine import Machine, Operation, OperationState, PowerState
 from autoscaler.domain.node import Node, State
+
+# What the answer to a create call may say that proves that nothing was made: the first word of the node's failure.
+REFUSALS = frozenset({"stock", "quota", "payment", "create"})
 
 
 class Effect(StrEnum):
@@ -142,6 +149,9 @@ def next_step(node: Node, seen: Sighting, rules: Rules, now: datetime) -> Step:
 
 def _creating(node: Node, seen: Sighting, rules: Rules, now: datetime, overdue: bool) -> Step:
     if node.failure is not None:
+        refused = node.failure.partition(":")[0] in REFUSALS
+        if refused and seen.machine is None:
+            return Step(State.CANCELLED, Effect.NONE, node.failure)
         return _failed(node.failure)
     if seen.machine is not None:
         return Step(State.BOOTING, Effect.NONE, "the cloud lists the machine")

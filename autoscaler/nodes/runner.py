@@ -15,12 +15,14 @@ from autoscaler.cloud.protocol import Cloud
 from autoscaler.config import Timings
 from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.domain.machine import Inventory
+from autoscaler.domain.money import ZERO
 from autoscaler.domain.node import CLOSED, Endpoint, Node, NodeEvent, State
 from autoscaler.domain.offer import Market
 from autoscaler.errors import (
     AutoscalerError,
     BalancerUnavailable,
     CloudUnavailable,
+    HeldBack,
     LeaseLost,
     Rejected,
     SchemaError,
@@ -35,12 +37,14 @@ from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.liveness import judge
 from autoscaler.nodes.look import BLIND_DRAIN, Looker, NodeMemory
 from autoscaler.nodes.protocol import Prober
-from autoscaler.policy import OnDeadline, Policy
+from autoscaler.policy import Mode, OnDeadline, Policy
 from autoscaler.store.protocol import Store
 
 log = structlog.get_logger(__name__)
 
 _DIAGNOSTICS_TIME = timedelta(seconds=60)
+# A market moves within minutes, and so does demand; what waited longer (for a firewall rule, a daemon) is decided anew.
+_INTENT_MAX_AGE = timedelta(minutes=10)
 _ALARM_AGAIN = timedelta(hours=1)
 _QUEUE_FACTOR = 1.2  # requests placed on one replica beyond B*, so that its batch never runs dry
 
@@ -210,18 +214,44 @@ class NodeRunner:
 
     async def _launch(self, node: Node, policy: Policy | None) -> bool:
         """The one path to a create call: it is recorded that the call may have been made, then it is made."""
+        now = self._parts.clock.now()
+        unwanted = await self._why_unwanted(node, policy, self._ages.instant(node))
+        if unwanted is not None:
+            return await self._cancel(node, unwanted)
         if policy is None:
             raise CloudUnavailable(f"{node.model}: no policy; not launched")
-        now = self._parts.clock.now()
         try:
             request = await self._parts.launcher.prepare(node, policy)
         except Rejected as exc:
-            cancelled = replace(node, state=State.CANCELLED, since=now, reason=str(exc))
-            await self._advance(node, cancelled, str(exc))
-            return True
+            return await self._cancel(node, str(exc))
         sent = replace(node, state=State.CREATING, since=now, sent_at=now, reason="create sent")
         await self._advance(node, sent, "the intent is durable")
-        await self._parts.launcher.create(sent, policy, request)
+        try:
+            await self._parts.launcher.create(sent, policy, request)
+        except HeldBack as exc:
+            # No call was made under its name, so it may still be made.
+            why = f"nothing was sent: {exc}"
+            await self._advance(sent, replace(node, since=now, reason=why), why)
+            return False
+        return True
+
+    async def _why_unwanted(self, node: Node, policy: Policy | None, now: datetime) -> str | None:
+        """Why an intent must not be sent any more: it was decided some time ago, perhaps by another daemon."""
+        record = await self._parts.store.record(node.model)
+        if record.retired_by is not None:
+            return f"not sent: {record.retired_by} retired the model"
+        if record.paused_by is not None:
+            return f"not sent: {record.paused_by} paused the model"
+        if policy is not None and policy.mode is not Mode.ACTIVE:
+            return f"not sent: the policy's mode is {policy.mode}"
+        waited = now - node.created_at
+        if waited >= _INTENT_MAX_AGE:
+            return f"not sent for {waited.total_seconds():.0f} s: it is decided anew"
+        return None
+
+    async def _cancel(self, node: Node, why: str) -> bool:
+        now = self._parts.clock.now()
+        await self._advance(node, replace(node, state=State.CANCELLED, since=now, reason=why), why)
         return True
 
     async def _first_look(self, node: Node) -> Node:
@@ -272,6 +302,8 @@ class NodeRunner:
                 return replace(after, ready_at=after.ready_at or now)
             case State.GONE:
                 return _closed(after, now)
+            case State.CANCELLED:
+                return replace(after, sent_at=None, nonce=None)  # refused: the meter never ran
             case State.LOST:
                 return replace(after, gone_at=now)  # its nonce stays: it may surface and be adopted
             case _:
@@ -439,6 +471,9 @@ def _learned(node: Node, seen: Sighting, now: datetime) -> Node:
             operation_id=node.operation_id or operation.id,
             machine_id=node.machine_id or operation.machine_id,
         )
+    if machine is not None and node.state is State.TERMINATING:
+        # It existed after all, so it billed.
+        return replace(node, booted_at=node.booted_at or now)
     if machine is None or node.state not in (State.CREATING, State.BOOTING):
         return node
     return replace(
@@ -451,6 +486,9 @@ def _learned(node: Node, seen: Sighting, now: datetime) -> Node:
 
 
 def _closed(node: Node, now: datetime) -> Node:
+    if node.booted_at is None:
+        # No listing ever had it: its operation failed, and nothing was metered.
+        return replace(node, gone_at=now, cost=ZERO, sent_at=None, nonce=None)
     cost = node.price_per_hour.for_time(now - node.sent_at) if node.sent_at else node.cost
     return replace(node, gone_at=now, cost=cost, nonce=None)
 

@@ -190,6 +190,7 @@ class Sweeper:
             machine_id=machine.id,
             disk_ids=machine.disk_ids,
             sent_at=machine.created_at or now,
+            booted_at=machine.created_at or now,
             failure=f"sweep: {why}",
         )
         log.warning("machine_condemned", machine=machine.id, name=machine.name, why=why)

@@ -6,6 +6,7 @@ import asyncio
 import random
 import selectors
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -91,6 +92,7 @@ class FakeNetwork:
 
 EMPTY = Response(200, {}, b'{"items": []}')
 DELETED = Response(200, {}, b"{}")
+OPERATION = Response(200, {}, b'{"operation_id": "o", "state": "IN_PROGRESS"}')
 REQUEST = VmRequest("box-1", "t", "l", "i", "k")
 
 
@@ -218,6 +220,31 @@ def test_places_survive_any_order_of_cancelling() -> None:
 
         async with asyncio.timeout(5.0), pace.place(delete=False):
             pass
+
+    on_virtual_time(scenario)
+
+
+def test_calls_that_are_sent_once_go_before_calls_that_only_look() -> None:
+    """Twenty pollers made every create wait out its time, and the offers were blamed."""
+
+    async def scenario() -> None:
+        network = FakeNetwork(OPERATION, takes_s=0.5)
+        async with network.client() as client, asyncio.TaskGroup() as tasks:
+
+            async def look() -> None:
+                for _ in range(3):
+                    await client.operation("o")
+
+            for _ in range(20):
+                tasks.create_task(look())
+            await asyncio.sleep(1.0)
+            made = [
+                tasks.create_task(client.create_vm(replace(REQUEST, name=f"n{i}")))
+                for i in range(3)
+            ]
+            await asyncio.gather(*made)
+
+            assert asyncio.get_running_loop().time() < 5.0
 
     on_virtual_time(scenario)
 

@@ -245,6 +245,9 @@ class AirCloud:
         )
         return made
 
+    def failed(self, operation_id: OperationId, message: str) -> Operation:
+        return replace(self.ops[operation_id], state=OperationState.FAILED, message=message)
+
     async def operation(self, operation_id: OperationId) -> Operation | None:
         self._readable()
         return self.ops.get(operation_id)
@@ -421,6 +424,7 @@ class Life:
     failures: list[AutoscalerError] = field(default_factory=list)
     bad_script: list[ConfigError] = field(default_factory=list)
     markets: list[Market] = field(default_factory=list)
+    unpaid: list[str] = field(default_factory=list)
     pause_s: float = 2.0
 
     async def add(self, row: Node) -> Node:
@@ -496,7 +500,8 @@ async def life(
     inventory = InventoryFeed(cloud, clock)
     forbidden: list[str] = []
     bad_script: list[ConfigError] = []
-    launcher = _launcher(store, cloud, clock, leases, market, forbidden, bad_script)
+    unpaid: list[str] = []
+    launcher = _launcher(store, cloud, clock, leases, market, forbidden, bad_script, unpaid)
     policies = {MODEL: policy()}
     runner = NodeRunner(
         Parts(
@@ -517,6 +522,7 @@ async def life(
     made = Life(
         store, clock, cloud, balancer, prober, leases, launcher, runner, inventory, policies
     )
+    made.unpaid = unpaid
     made.forbidden, made.bad_script, made.markets = forbidden, bad_script, market
     return made
 
@@ -529,6 +535,7 @@ def _launcher(
     market: list[Market],
     forbidden: list[str],
     bad_script: list[ConfigError],
+    unpaid: list[str],
 ) -> Launcher:
     def render(node: Node, policy: Policy, offer: Offer) -> Scripts:
         if bad_script:
@@ -545,6 +552,7 @@ def _launcher(
         OpenGate(),
         "ssh-ed25519 AAAA test",
         lambda: forbidden[0] if forbidden else None,
+        unpaid.append,
     )
 
 

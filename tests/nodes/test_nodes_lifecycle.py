@@ -111,12 +111,25 @@ def test_nothing_is_written_off_while_the_cloud_cannot_be_read() -> None:
     assert after(unanswered(), Sighting(listed=False), minutes(600)).state is State.CREATING
 
 
-def test_a_create_that_was_refused_fails_at_once() -> None:
-    row = node(State.CREATING, failure="stock: none left")
+@pytest.mark.parametrize("kind", ["stock", "quota", "payment", "create"])
+def test_a_create_that_was_refused_in_its_own_answer_is_over_at_once(kind: str) -> None:
+    row = node(State.CREATING, failure=f"{kind}: refused")
+
+    assert after(row, NOTHING, seconds(0)) == Step(State.CANCELLED, Effect.NONE, f"{kind}: refused")
+
+
+def test_a_create_that_failed_without_an_answer_of_the_api_is_terminated_by_its_name() -> None:
+    row = node(State.CREATING, failure="cloud: 503")
 
     assert after(row, NOTHING, seconds(0)) == Step(
-        State.FAILED, Effect.SAVE_DIAGNOSTICS, "stock: none left"
+        State.FAILED, Effect.SAVE_DIAGNOSTICS, "cloud: 503"
     )
+
+
+def test_a_refused_create_whose_machine_is_listed_all_the_same_is_terminated() -> None:
+    row = node(State.CREATING, failure="stock: none left")
+
+    assert after(row, Sighting(machine=machine()), seconds(0)).state is State.FAILED
 
 
 def test_booting_ends_with_a_proven_host_key() -> None:

@@ -15,6 +15,7 @@ from autoscaler.balance.protocol import ServerState
 from autoscaler.cloud.protocol import CreateRequest
 from autoscaler.domain.ids import MachineId, OperationId
 from autoscaler.domain.machine import OperationState, PowerState
+from autoscaler.domain.money import ZERO
 from autoscaler.domain.node import CLOSED, Node, State
 from autoscaler.errors import (
     AuthFailed,
@@ -169,12 +170,29 @@ async def test_nothing_is_written_off_while_the_cloud_is_away(alive: Life) -> No
         (QuotaExceeded("8 GPUs"), "quota"),
         (PaymentRequired("no card"), "payment"),
         (Rejected("bad image"), "create"),
-        (CloudUnavailable("503"), "cloud"),
-        (AuthFailed("401"), "cloud"),
     ],
 )
-async def test_a_refused_create_backs_off_and_still_proves_that_nothing_was_made(
+async def test_a_refused_create_backs_off_and_frees_its_place_at_once_for_nothing(
     alive: Life, failure: OutOfStock, kind: str
+) -> None:
+    alive.cloud.create_raises = [failure]
+    await alive.add(node())
+    await alive.step(NAME)
+
+    over = await alive.step(NAME)
+
+    assert over.state is State.CANCELLED
+    assert (over.failure or "").startswith(f"{kind}: ")
+    assert [b.key for b in await alive.store.backoffs()] == [KEY]
+    assert (await alive.store.backoffs())[0].failures == 1
+    ledger = await alive.store.ledger(alive.clock.now())
+    assert ledger.nodes == ()
+    assert ledger.spent_month() == ZERO
+
+
+@pytest.mark.parametrize("failure", [CloudUnavailable("503"), AuthFailed("401")])
+async def test_a_create_without_an_answer_of_its_own_still_proves_that_nothing_was_made(
+    alive: Life, failure: CloudUnavailable
 ) -> None:
     alive.cloud.create_raises = [failure]
     await alive.add(node())
@@ -182,10 +200,10 @@ async def test_a_refused_create_backs_off_and_still_proves_that_nothing_was_made
     terminating = await alive.until(NAME, State.TERMINATING)
     gone = await alive.until(NAME, State.GONE)
 
-    assert (terminating.failure or "").startswith(f"{kind}: ")
+    assert (terminating.failure or "").startswith("cloud: ")
     assert gone.since - terminating.since >= seconds(60)
-    assert [b.key for b in await alive.store.backoffs()] == [KEY]
-    assert (await alive.store.backoffs())[0].failures == 1
+    assert gone.cost == ZERO
+    assert (await alive.store.ledger(alive.clock.now())).spent_month() == ZERO
     assert alive.prober.diagnosed == []
 
 

@@ -165,7 +165,7 @@ async def test_a_written_off_machine_whose_intent_went_on_is_deleted_and_the_lat
     await alive.add(node())
     alive.pause_s = 15
     lost = await alive.until(node().name, State.LOST)
-    second = await alive.add(node(attempt=2, since=alive.clock.now()))
+    second = await alive.add(node(attempt=2, since=alive.clock.now(), created_at=alive.clock.now()))
     await alive.until(second.name, State.READY)
     late = alive.cloud.add(lost.name)
 

@@ -1,7 +1,8 @@
 """How fast one client may call: a rate, a number in flight, and a share that only deletes use.
 
 mkinf publishes no limits. A fleet that launches hard must still be able to give machines back, so
-other calls leave one place in flight and one request per second alone, and deletes go first.
+other calls leave one place in flight and one request per second alone, and deletes go first. Calls
+that are sent once go next: they are given up when their place comes late, while looking can wait.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ class Pace:
         self._running = 0
         self._paused_until = 0.0
         self._deletes: deque[asyncio.Future[None]] = deque()
+        self._effects: deque[asyncio.Future[None]] = deque()
         self._others: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def place(self, *, delete: bool) -> AsyncIterator[None]:
-        """Hold a place while a call is made; wait for one first."""
-        await self._enter(delete)
+    async def place(self, *, delete: bool, effect: bool = False) -> AsyncIterator[None]:
+        """Hold a place while a call is made; wait for one first. `effect`: it is sent once, or never."""
+        await self._enter(self._deletes if delete else self._effects if effect else self._others)
         try:
             yield
         finally:
@@ -55,9 +57,8 @@ class Pace:
             self._timer.cancel()
             self._timer = None
 
-    async def _enter(self, delete: bool) -> None:
+    async def _enter(self, queue: deque[asyncio.Future[None]]) -> None:
         waiting = asyncio.get_running_loop().create_future()
-        queue = self._deletes if delete else self._others
         queue.append(waiting)
         self._admit()
         try:
@@ -73,7 +74,7 @@ class Pace:
     def _admit(self) -> None:
         loop = asyncio.get_running_loop()
         self.close()
-        for queue, spare in ((self._deletes, 0), (self._others, 1)):
+        for queue, spare in ((self._deletes, 0), (self._effects, 1), (self._others, 1)):
             places = max(1, self._in_flight - spare)
             while queue and self._running < places:
                 if queue[0].cancelled():

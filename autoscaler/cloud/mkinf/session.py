@@ -34,6 +34,7 @@ from autoscaler.errors import (
     AuthFailed,
     AutoscalerError,
     CloudUnavailable,
+    HeldBack,
     OutcomeUnknown,
     SchemaError,
 )
@@ -73,10 +74,6 @@ class _Deadline:
 
     start_by_s: float
     answered_by_s: float | None
-
-
-class HeldBack(CloudUnavailable):
-    """We did not send it, so as not to call too often. Repeating at once would only queue again."""
 
 
 class Session:
@@ -187,7 +184,7 @@ class Session:
             try:
                 async with asyncio.timeout(wait_s):
                     await place.enter_async_context(
-                        self._pace.place(delete=call.endpoint.is_delete)
+                        self._pace.place(delete=call.endpoint.is_delete, effect=not call.may_repeat)
                     )
             except TimeoutError:
                 raise HeldBack(
