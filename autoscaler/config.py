@@ -18,6 +18,9 @@ from autoscaler.policy import OnLimit, Values
 from autoscaler.quantity import Duration, Usd
 
 
+_LEAST_LEASE = timedelta(seconds=21)
+
+
 class CloudSettings(Values):
     """Where machines are rented.
 
@@ -208,6 +211,11 @@ class Config(Values):
     def _safe(self) -> Self:
         if self.balancer == "haproxy" and not self.haproxy:
             raise ValueError('balancer = "haproxy" needs at least one [[haproxy]] with its socket')
+        if self.timings.lease_time < _LEAST_LEASE:
+            raise ValueError(
+                f"timings.lease_time is {self.timings.lease_time.total_seconds():g}s: two thirds of it must "
+                f"outlast a create call, so the least is {_LEAST_LEASE.total_seconds():g}s"
+            )
         if self.cloud.is_loopback:
             return self
         low = self.timings.below_floor()
