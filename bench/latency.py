@@ -36,7 +36,7 @@ CHECK_S = 1.0  # HAProxy's check interval, as the config has it by default
 MODELS, ROUNDS = 8, 13
 HAPROXY_MODELS, HAPROXY_ROUNDS = 7, 3
 BOOTS_AT_ONCE = 4
-RUN_LIMIT_S = 160.0
+RUN_LIMIT_S = 178.0
 _LOOK_S = 0.2
 
 
