@@ -50,6 +50,7 @@ class Sighting:
         proven_absent: absent from three complete listings over the confirming time, and a 404 to a GET.
         host_key: just proven by the nonce.
         fault: why it must fail now, `kind: text`.
+        sick: why a ready node that still serves is to be drained, `kind: text`.
         verified: one real request was answered just now.
         registered: every balancer lists every endpoint of it as up.
         unlisted_for: how long every balancer has answered and not all have listed it as up.
@@ -64,6 +65,7 @@ class Sighting:
     proven_absent: bool = False
     host_key: str | None = None
     fault: str | None = None
+    sick: str | None = None
     verified: bool = False
     registered: bool = False
     unlisted_for: timedelta = timedelta(0)
@@ -122,6 +124,8 @@ def next_step(node: Node, seen: Sighting, rules: Rules, now: datetime) -> Step:
             return Step(State.VERIFYING, Effect.REGISTER, "a warm-up request was answered")
         case State.VERIFYING:
             return Step(State.VERIFYING, Effect.VERIFY, "being verified")
+        case State.READY if seen.sick is not None:
+            return Step(State.DRAINING, Effect.DRAIN, seen.sick)
         case State.READY if not seen.registered:
             # A balancer that restarted has forgotten it: tell it again.
             return Step(State.READY, Effect.REGISTER, "a balancer does not have it")

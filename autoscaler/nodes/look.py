@@ -43,6 +43,8 @@ class NodeMemory:
     drain: DrainEvidence
     suspicion: Suspicion | None = None
     condemned: str | None = None
+    judged_in: State | None = None
+    sick: str | None = None
     diagnosed: bool = False
     next_probe_s: float = 0.0
     stage: str | None = None
@@ -93,8 +95,10 @@ class Looker:
     ) -> Sighting:
         """See what the node's state asks for."""
         memory.serving = node.state in (State.READY, State.DRAINING)
-        if not memory.serving:
-            memory.suspicion = memory.condemned = None
+        if memory.judged_in is not node.state:
+            # What was held against it before it drained, or before it came back, no longer counts.
+            memory.judged_in = node.state
+            memory.suspicion = memory.condemned = memory.sick = None
         if node.state is not State.DRAINING:
             memory.drain.forget()
             memory.drain_overdue = False
@@ -108,9 +112,9 @@ class Looker:
             case State.VERIFYING:
                 return await self._verifying(node, policy, offer, memory)
             case State.READY:
-                return await self._ready(node, policy, memory)
+                return await self._ready(node, policy, offer, memory)
             case State.DRAINING:
-                return await self._draining(node, policy, memory, now)
+                return await self._draining(node, policy, offer, memory, now)
             case State.FAILED:
                 return Sighting(diagnosed=memory.diagnosed)
             case State.TERMINATING:
@@ -196,20 +200,34 @@ class Looker:
             machine=machine, registered=registered, unlisted_for=timedelta(seconds=at_s - since_s)
         )
 
-    async def _ready(self, node: Node, policy: Policy | None, memory: NodeMemory) -> Sighting:
+    async def _ready(
+        self, node: Node, policy: Policy | None, offer: Offer | None, memory: NodeMemory
+    ) -> Sighting:
         known = await self._reports(node)
         registered = known is None or register.is_known(node, known)
         if memory.condemned is not None:
             return Sighting(fault=memory.condemned, registered=registered)
         machine, absent = await self._machine(node, memory)
         if not absent and policy is not None:
-            await self._suspect(node, policy, machine, known, memory)
-        return Sighting(machine=machine, proven_absent=absent, registered=registered)
+            await self._suspect(node, policy, offer, machine, known, memory)
+        sick = memory.sick if self._may_drain_sick(node) else None
+        return Sighting(machine=machine, proven_absent=absent, registered=registered, sick=sick)
+
+    def _may_drain_sick(self, node: Node) -> bool:
+        """One at a time of a model: should our check of the GPUs be what is wrong, the fleet stands."""
+        return not any(
+            other.model == node.model
+            and other.name != node.name
+            and other.reason.startswith("gpu: ")
+            and other.state in (State.DRAINING, State.FAILED, State.TERMINATING)
+            for other in self._known()
+        )
 
     async def _suspect(
         self,
         node: Node,
         policy: Policy,
+        offer: Offer | None,
         machine: Machine | None,
         known: tuple[PoolReport, ...] | None,
         memory: NodeMemory,
@@ -223,10 +241,14 @@ class Looker:
         cloud = None if listed else "the cloud does not list it"
         if machine is not None and machine.power is not PowerState.RUNNING:
             cloud = f"the cloud says {machine.raw_state}"
+        ailment = await self._prober.ailment(node, policy, offer)
+        memory.sick = f"gpu: {ailment.what}" if ailment is not None and ailment.gpus else None
+        fails = ailment is not None and not ailment.gpus
         witnesses = Witnesses(
-            daemon=await self._prober.ailment(node, policy),
+            daemon=ailment.what if ailment is not None and fails else None,
             balancer=_down_at(node, known) if known is not None else None,
             cloud=cloud,
+            reached=ailment is None or ailment.reached,
         )
         if len(witnesses.against) < 2:
             memory.suspicion = None
@@ -235,7 +257,12 @@ class Looker:
             memory.suspicion = Suspicion(since_s, witnesses)
 
     async def _draining(
-        self, node: Node, policy: Policy | None, memory: NodeMemory, now: datetime
+        self,
+        node: Node,
+        policy: Policy | None,
+        offer: Offer | None,
+        memory: NodeMemory,
+        now: datetime,
     ) -> Sighting:
         """Count what is in flight. What two witnesses call dead or hung finishes nothing: it is not waited for."""
         known = await self._reports(node)
@@ -247,7 +274,7 @@ class Looker:
             return Sighting(fault=memory.condemned)
         machine, absent = await self._machine(node, memory)
         if policy is not None and not absent and not memory.drain.is_idle:
-            await self._suspect(node, policy, machine, known, memory)
+            await self._suspect(node, policy, offer, machine, known, memory)
         if known is None:
             return Sighting(machine=machine, proven_absent=absent)
         dead = machine is not None and machine.power in (PowerState.BROKEN, PowerState.STOPPED)
@@ -287,7 +314,9 @@ class Looker:
 
     async def _machine(self, node: Node, memory: NodeMemory) -> tuple[Machine | None, bool]:
         """The node's machine as listed, and whether it is proven absent."""
-        inventory = await self._list()
+        # What a balancer is to be told of a node that serves or drains does not wait for the cloud.
+        wait = self._timings.step if memory.serving else None
+        inventory = await self._list(wait)
         if inventory is None:
             return None, False
         if implausible(inventory, self._known(), self._inventory.confirmed_absent):
@@ -302,9 +331,9 @@ class Looker:
         except (CloudUnavailable, SchemaError):
             return None, False
 
-    async def _list(self) -> Inventory | None:
+    async def _list(self, wait: timedelta | None = None) -> Inventory | None:
         try:
-            return await self._inventory.latest(self._timings.step)
+            return await self._inventory.latest(self._timings.step, wait)
         except (CloudUnavailable, SchemaError):
             return None
 

@@ -18,7 +18,7 @@ from autoscaler.errors import ConfigError, HostKeyMismatch, NodeUnreachable
 from autoscaler.nodes.diagnostics import collect
 from autoscaler.nodes.engine_load import requests_in
 from autoscaler.nodes.keys import read_token
-from autoscaler.nodes.protocol import Coming, Proven
+from autoscaler.nodes.protocol import Ailment, Coming, Proven
 from autoscaler.nodes.shell import NodeAccess
 from autoscaler.nodes.ssh import SshAccess
 from autoscaler.nodes.verify import (
@@ -40,7 +40,7 @@ class _Recheck:
     """When a node's GPUs were looked at last, and what was wrong with them."""
 
     at_s: float
-    found: str | None
+    found: Ailment | None
 
 
 @dataclass(slots=True)
@@ -88,12 +88,17 @@ class NodeProber:
             return Coming(seen.stage)
         return Proven(seen.tokens_per_s, seen.describe())
 
-    async def ailment(self, node: Node, policy: Policy) -> str | None:
+    async def ailment(
+        self, node: Node, policy: Policy, offer: Offer | None = None
+    ) -> Ailment | None:
         """What is wrong with a ready node, by HTTP and, once an hour, by its GPUs (`Prober`)."""
+        if offer is not None:
+            self._offers[offer.key] = offer
         problem = await liveness(self.http, node, policy)
         if problem is None:
             return await self._sick_gpus(node)
-        return f"{problem}; {await self._script_of(node, policy)}"
+        reached, script = await self._script_of(node, policy)
+        return Ailment(f"{problem}; {script}", reached=reached)
 
     async def in_flight(self, node: Node, policy: Policy) -> int | None:
         """Requests in its model servers (`Prober`)."""
@@ -114,23 +119,26 @@ class NodeProber:
         except (NodeUnreachable, HostKeyMismatch) as exc:
             return f"nothing could be read: {exc}"
 
-    async def _script_of(self, node: Node, policy: Policy) -> str:
-        """Where an ailing node's startup script is: after a reboot it runs again, and wants its token again."""
+    async def _script_of(self, node: Node, policy: Policy) -> tuple[bool, str]:
+        """Whether SSH reaches an ailing node, and where its startup script is.
+
+        After a reboot that runs again, and wants its token again.
+        """
         try:
             address, host_key = _pinned(node)
             async with self._reach().connect(address, host_key) as shell:
                 boot = await read_boot(shell)
                 await deliver_token(shell, boot, _token(policy))
         except (NodeUnreachable, HostKeyMismatch, ConfigError) as exc:
-            return f"ssh: {exc}"
-        return f"startup script: {boot.failure or boot.stage or 'not begun'}"
+            return False, f"ssh: {exc}"
+        return True, f"startup script: {boot.failure or boot.stage or 'not begun'}"
 
     def _reach(self) -> NodeAccess:
         if self.access is None:
             raise NodeUnreachable("no SSH key yet")
         return self.access
 
-    async def _sick_gpus(self, node: Node) -> str | None:
+    async def _sick_gpus(self, node: Node) -> Ailment | None:
         now_s = self.clock.boot_s()
         last = self._rechecks.get(node.name)
         is_due = (
@@ -143,11 +151,12 @@ class NodeProber:
             return last.found if last else None
         try:
             async with self._reach().connect(node.address, node.host_key) as shell:
-                found = await recheck(shell, offer)
+                sick = await recheck(shell, offer)
+            found = Ailment(sick, reached=True, gpus=True) if sick is not None else None
         except NodeUnreachable:
             return None  # its servers answer; SSH alone condemns nothing
         except HostKeyMismatch as exc:
-            found = str(exc)
+            found = Ailment(str(exc))
         if len(self._rechecks) >= _REMEMBERED:
             del self._rechecks[next(iter(self._rechecks))]
         self._rechecks[node.name] = _Recheck(now_s, found)

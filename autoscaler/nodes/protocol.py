@@ -34,6 +34,21 @@ class Proven:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Ailment:
+    """What is wrong with a ready node as seen from here.
+
+    Attributes:
+        reached: it answered over SSH with its pinned key, so that no network of ours is what is wrong.
+        gpus: its servers answer, but its own nvidia-smi or kernel says that a GPU is sick: one witness, and nothing
+            that cannot wait for the requests in flight.
+    """
+
+    what: str
+    reached: bool = False
+    gpus: bool = False
+
+
 class Prober(Protocol):
     """Looks at one node over SSH and HTTP. Every method is bounded in time and may be repeated."""
 
@@ -53,8 +68,14 @@ class Prober(Protocol):
             HostKeyMismatch, VerificationFailed: it will never serve; the message says what to do.
         """
 
-    async def ailment(self, node: Node, policy: Policy) -> str | None:
-        """What is wrong with a ready node as seen from here, None when it answers."""
+    async def ailment(
+        self, node: Node, policy: Policy, offer: Offer | None = None
+    ) -> Ailment | None:
+        """What is wrong with a ready node as seen from here, None when it answers.
+
+        Args:
+            offer: what was rented, to hold its GPUs against; None when the market is not known.
+        """
 
     async def in_flight(self, node: Node, policy: Policy) -> int | None:
         """Requests running and waiting in its model servers; None when they do not say."""

@@ -114,6 +114,7 @@ class NodeRunner:
 
     async def run(self, tasks: asyncio.TaskGroup) -> None:
         """Give every open node its task, those that appear later too. Runs until cancelled."""
+        self._parts.inventory.use(tasks)
         while True:
             try:
                 await self._start_new(tasks)
@@ -146,7 +147,11 @@ class NodeRunner:
         }
         serving = sum(1 for memory in self._memories.values() if memory.serving)
         verdict = judge(
-            serving, suspects, self._parts.timings.unhealthy_after, self._parts.clock.boot_s()
+            serving,
+            suspects,
+            self._parts.timings.unhealthy_after,
+            self._parts.clock.boot_s(),
+            is_cloud_away=self._parts.inventory.is_failing,
         )
         if verdict.held != self._held:
             log.error("condemnation_held", why=verdict.held)

@@ -37,7 +37,7 @@ from autoscaler.errors import AutoscalerError, BalancerUnavailable, ConfigError
 from autoscaler.nodes.launch import Launcher, Scripts
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.listing import InventoryFeed
-from autoscaler.nodes.protocol import Coming, Proven
+from autoscaler.nodes.protocol import Ailment, Coming, Proven
 from autoscaler.nodes.runner import NodeRunner, Parts
 from autoscaler.policy import Policy
 from autoscaler.store.protocol import Admission
@@ -376,6 +376,8 @@ class AirProber:
     key: str | AutoscalerError = "ssh-ed25519 AAAA"
     verdict: Coming | Proven | AutoscalerError = field(default_factory=lambda: Proven(90.0, "fine"))
     ill: str | None = None
+    reached: bool = True
+    sick_gpus: dict[NodeName, str] = field(default_factory=dict)
     running: int | None = 0
     diagnosed: list[str] = field(default_factory=list)
 
@@ -389,8 +391,12 @@ class AirProber:
             raise self.verdict
         return self.verdict
 
-    async def ailment(self, node: Node, policy: Policy) -> str | None:
-        return self.ill
+    async def ailment(
+        self, node: Node, policy: Policy, offer: Offer | None = None
+    ) -> Ailment | None:
+        if self.ill is None and node.name in self.sick_gpus:
+            return Ailment(self.sick_gpus[node.name], reached=True, gpus=True)
+        return Ailment(self.ill, self.reached) if self.ill is not None else None
 
     async def in_flight(self, node: Node, policy: Policy) -> int | None:
         return self.running

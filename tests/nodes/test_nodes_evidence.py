@@ -279,7 +279,7 @@ def test_registered_means_up_at_the_right_address_at_every_balancer() -> None:
 
 # who is given up
 
-AGAINST = Witnesses("no answer over SSH", "its check fails", None)
+AGAINST = Witnesses("no answer over SSH", "its check fails", None, reached=False)
 
 
 def suspects(count: int, since_s: float = 0.0) -> dict[NodeName, Suspicion]:
@@ -297,7 +297,30 @@ def test_from_four_nodes_up_more_than_half_failing_alike_is_us() -> None:
     assert len(judge(4, suspects(2), seconds(30), 60).condemned) == 2
     assert judge(4, suspects(3), seconds(30), 60).condemned == {}
     assert "3 of 4" in (judge(4, suspects(3), seconds(30), 60).held or "")
-    assert len(judge(3, suspects(3), seconds(30), 60).condemned) == 3
+
+
+def test_two_or_three_nodes_that_all_fail_alike_are_us_unless_somebody_reached_them() -> None:
+    """Daemon and balancer often stand on one host: a glitch of its network looks like two witnesses."""
+    reached = replace(AGAINST, reached=True)
+    listed = replace(AGAINST, cloud="the cloud does not list it")
+
+    assert judge(3, suspects(3), seconds(30), 60).condemned == {}
+    assert "all 2 nodes fail alike" in (judge(2, suspects(2), seconds(30), 60).held or "")
+    assert len(judge(1, suspects(1), seconds(30), 60).condemned) == 1
+    assert len(judge(3, suspects(2), seconds(30), 60).condemned) == 2
+    for word in (reached, listed):
+        known = suspects(2) | {NodeName("n2"): Suspicion(0.0, word)}
+        assert len(judge(3, known, seconds(30), 60).condemned) == 3
+
+
+def test_none_is_given_up_while_the_cloud_cannot_be_reached_either() -> None:
+    reached = {NodeName("n0"): Suspicion(0.0, replace(AGAINST, reached=True))}
+
+    away = judge(9, suspects(1), seconds(30), 60, is_cloud_away=True)
+
+    assert away.condemned == {}
+    assert "does not answer us either" in (away.held or "")
+    assert judge(1, reached, seconds(30), 60, is_cloud_away=True).condemned
 
 
 def test_the_first_to_come_due_is_not_given_up_before_the_others_are_counted() -> None:

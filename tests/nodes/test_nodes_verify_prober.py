@@ -119,7 +119,8 @@ async def test_a_ready_node_that_booted_again_gets_its_token_again(
 
     await until(well)
     assert ailing is not None
-    assert "ssh: " in ailing
+    assert "ssh: " in ailing.what
+    assert not ailing.reached
     assert (tmp_path / "machines" / vm.vm_id / "run/autoscaler/secrets/hub_token").exists()
 
 
