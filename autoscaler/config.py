@@ -17,7 +17,6 @@ from pydantic import Field, field_validator, model_validator
 from autoscaler.policy import OnLimit, Values
 from autoscaler.quantity import Duration, Usd
 
-
 _LEAST_LEASE = timedelta(seconds=21)
 
 

@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 _BOOTING_IS_NOT_IDLE = timedelta(minutes=2)
 _LATELY = timedelta(days=1)
+_REPEAT_AFTER = timedelta(seconds=15)  # a decision that says the same is recorded again no sooner
 _NONE = NodeBounds(min=0, max=0)
 
 
@@ -99,6 +100,7 @@ class Reconciler:
         self._unbooked = unbooked
         self._profiles = Profiles.load()
         self._memories: dict[ModelName, LawMemory] = {}
+        self._recorded: dict[ModelName, Decision] = {}
         self.last: dict[ModelName, Thought] = {}
 
     async def reconcile(self, policy: Policy, now: datetime) -> Outcome:
@@ -112,6 +114,9 @@ class Reconciler:
         record = await self._store.record(policy.name)
         thought = await self.think(policy, record, now)
         decision, plan = thought.decision, thought.plan
+        if self._says_nothing_new(thought, now):
+            self._remember(thought)
+            return Outcome(decision, plan, (), ())
         releases = _releases(thought.fleet, plan, now)
         wanted = intents(
             plan,
@@ -132,10 +137,28 @@ class Reconciler:
             json.dumps(thought.memory.to_json()),
             self.limits().admit,
         )
-        self._memories[policy.name] = thought.memory
-        self.last[policy.name] = thought
+        self._recorded[policy.name] = decision
+        self._remember(thought)
         self._say(policy, decision, plan, admission)
         return Outcome(decision, plan, admission.admitted, admission.refused)
+
+    def _remember(self, thought: Thought) -> None:
+        self._memories[thought.decision.model] = thought.memory
+        self.last[thought.decision.model] = thought
+
+    def _says_nothing_new(self, thought: Thought, now: datetime) -> bool:
+        """Whether a pass without effect repeats what was recorded a moment ago.
+
+        Each commit waits for the disk; at a pass a second twenty calm models would keep it busy with nothing.
+        """
+        last, decision = self._recorded.get(thought.decision.model), thought.decision
+        return (
+            last is not None
+            and thought.plan.changes_nothing
+            and now - last.at < _REPEAT_AFTER
+            and (last.verdict, last.binding, last.want)
+            == (decision.verdict, decision.binding, decision.want)
+        )
 
     async def think(self, policy: Policy, record: ModelRecord, now: datetime) -> Thought:
         """Observe, decide and place, without recording anything: also what `autoscaler plan` shows.

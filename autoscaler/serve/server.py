@@ -14,7 +14,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import structlog
 from aiohttp import web
@@ -148,6 +148,8 @@ class Server:
     async def _status(self, request: web.Request) -> web.Response:
         daemon = self._daemon
         view = await daemon.views.status(daemon.book.policies)
+        for model in cast(list[Json], view["models"]):
+            self._freshen(model)
         limits = daemon.config.limits
         swept = daemon.sweeper.swept_at
         view |= {
@@ -161,6 +163,20 @@ class Server:
             "trouble": self._trouble(),
         }
         return web.json_response(view)
+
+    def _freshen(self, model: Json) -> None:
+        """What the last pass thought, which is recorded only when it says something new."""
+        thought = self._daemon.reconciler.last.get(ModelName(str(model["model"])))
+        if thought is not None:
+            decision = thought.decision
+            model |= {
+                "demand": decision.demand,
+                "want": decision.want,
+                "ready": decision.ready,
+                "verdict": decision.verdict.value,
+                "reason": decision.reason,
+                "decided_at": decision.at.isoformat(),
+            }
 
     def _trouble(self) -> list[str]:
         daemon = self._daemon

@@ -162,9 +162,9 @@ async def test_a_port_that_accepts_and_stays_mute_is_given_up_in_time(
         mute.listen()
         ssh = access(mute.getsockname()[1], timeout_s=0.1)
 
-        with pytest.raises(NodeUnreachable, match="no answer in time|timeout expired"):
+        with pytest.raises(NodeUnreachable, match=r"no answer in time|timeout expired"):
             await ssh.first_contact(HERE, NONCE)
-        with pytest.raises(NodeUnreachable, match="no answer in time|timeout expired"):
+        with pytest.raises(NodeUnreachable, match=r"no answer in time|timeout expired"):
             async with ssh.connect(HERE, public(host_key)):
                 pass
 
