@@ -8,7 +8,8 @@ import time
 
 import asyncssh
 
-from autoscaler.nodes.ssh import SshAccess, normal_form
+from autoscaler.nodes.hostkey import normal_form
+from autoscaler.nodes.ssh import SshAccess
 
 
 class _Anybody(asyncssh.SSHServer):
