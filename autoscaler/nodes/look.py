@@ -28,6 +28,7 @@ from autoscaler.nodes.inventory import implausible
 from autoscaler.nodes.lifecycle import Sighting
 from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.liveness import Suspicion, Witnesses
+from autoscaler.nodes.operations import OperationsFeed, poll_pause
 from autoscaler.nodes.protocol import Coming, Prober, Proven
 from autoscaler.policy import Engine, Policy
 
@@ -70,6 +71,7 @@ class Looker:
     ) -> None:
         """`known` gives every open node: a listing that misses too many of them proves nothing of any."""
         self._cloud = cloud
+        self._operations = OperationsFeed(cloud, clock)
         self._inventory = inventory
         self._balancers = balancers
         self._prober = prober
@@ -97,7 +99,7 @@ class Looker:
         memory.serving = node.state in (State.READY, State.DRAINING)
         if memory.judged_in is not node.state:
             # What was held against it before it drained, or before it came back, no longer counts.
-            memory.judged_in = node.state
+            memory.judged_in, memory.next_probe_s = node.state, 0.0
             memory.suspicion = memory.condemned = memory.sick = None
         if node.state is not State.DRAINING:
             memory.drain.forget()
@@ -106,7 +108,7 @@ class Looker:
             memory.unlisted_since_s = None
         match node.state:
             case State.CREATING:
-                return await self._creating(node)
+                return await self._creating(node, memory, now)
             case State.BOOTING:
                 return await self._booting(node, memory)
             case State.VERIFYING:
@@ -122,25 +124,26 @@ class Looker:
             case _:
                 return Sighting()
 
-    async def _creating(self, node: Node) -> Sighting:
+    async def _creating(self, node: Node, memory: NodeMemory, now: datetime) -> Sighting:
         inventory = await self._list()
         machine = _machine_of(node, inventory)
+        listed = inventory is not None and inventory.complete
+        at_s = self._clock.boot_s()
+        if at_s < memory.next_probe_s:
+            return Sighting(machine=machine, listed=listed)
+        memory.next_probe_s = at_s + poll_pause(now - node.since).total_seconds()
         operation: Operation | None = None
         try:
             if node.operation_id is not None:
-                operation = await self._cloud.operation(node.operation_id)
+                operation = await self._operations.by_id(node.operation_id)
             elif machine is None:
                 since = (node.sent_at or node.created_at) - timedelta(minutes=5)
-                operation = next(
-                    (o for o in await self._cloud.operations(since) if o.request_name == node.name),
-                    None,
-                )
+                operation = await self._operations.by_name(node.name, since)
             wanted = node.machine_id or (operation.machine_id if operation else None)
             if machine is None and wanted is not None:
                 machine = await self._cloud.machine(wanted)
         except (CloudUnavailable, SchemaError):
             pass
-        listed = inventory is not None and inventory.complete
         return Sighting(machine=machine, operation=operation, listed=listed)
 
     async def _booting(self, node: Node, memory: NodeMemory) -> Sighting:
