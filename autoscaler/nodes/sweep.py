@@ -6,6 +6,7 @@ it out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -16,7 +17,7 @@ from autoscaler.cloud.protocol import Cloud
 from autoscaler.config import Timings
 from autoscaler.domain.ids import DecisionId, IntentId, ModelName, NodeName, parse_name, slug
 from autoscaler.domain.machine import Inventory, Machine
-from autoscaler.domain.money import ZERO
+from autoscaler.domain.money import ZERO, Money
 from autoscaler.domain.node import CLOSED, Node, NodeEvent, State
 from autoscaler.domain.offer import Market, OfferKey
 from autoscaler.errors import (
@@ -129,6 +130,8 @@ class Sweeper:
         if row.nonce is None or row.model not in self._leases.models:
             await self._doom(machine, "surfaced late", {row.name: row}, {}, None, now)
             return
+        # The store lets a closed row live again only while its intent has no later attempt: one may have been
+        # recorded since this listing was compared, and then there would be two machines of one intent.
         after = replace(
             row,
             state=State.BOOTING,
@@ -168,14 +171,13 @@ class Sweeper:
         if await self._store.node(name) is not None:
             return
         key = OfferKey(machine.type, machine.location)
-        offer = market.offer(key) if market is not None else None
         node = Node(
             name=name,
             model=lease.model,
             intent=parts.intent if parts is not None else IntentId("orphan"),
             attempt=parts.attempt if parts is not None else 0,
             offer=key,
-            price_per_hour=(offer.price_per_hour if offer else None) or ZERO,
+            price_per_hour=_price(key, rows.values(), market),
             state=State.TERMINATING,
             since=now,
             created_at=now,
@@ -211,6 +213,29 @@ class Sweeper:
             return
         except (CloudUnavailable, OutcomeUnknown, Rejected, SchemaError) as exc:
             log.warning("disks_not_cleared", why=str(exc))
+
+
+def _price(key: OfferKey, rows: Iterable[Node], market: Market | None) -> Money:
+    """What a machine is booked at: as it was rented, else as its type is offered, else at the dearest price known.
+
+    What is sold out is not offered, and bills all the same.
+    """
+    offers = market.offers if market is not None else ()
+    rented = [row for row in rows if row.offer.type == key.type]
+    choices = (
+        [row.price_per_hour for row in rented if row.offer == key],
+        [offer.price_per_hour for offer in offers if offer.key == key],
+        [
+            *(row.price_per_hour for row in rented),
+            *(offer.price_per_hour for offer in offers if offer.key.type == key.type),
+        ],
+    )
+    for prices in choices:
+        if known := [price for price in prices if price]:
+            return max(known)
+    dearest = max((offer.price_per_hour for offer in offers if offer.price_per_hour), default=ZERO)
+    log.error("price_unknown", offer=str(key), booked_at=str(dearest))
+    return dearest
 
 
 def model_slugs(models: tuple[ModelName, ...]) -> dict[str, ModelName]:

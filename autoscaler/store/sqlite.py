@@ -430,6 +430,12 @@ def _write(db: sqlite3.Connection, before: Node, after: Node, event: NodeEvent |
     if event is not None:
         _add_event(db, event)
     if before.state in CLOSED and after.state not in CLOSED:
+        later = db.execute(
+            "SELECT 1 FROM intents WHERE id = ? AND last_attempt > ?",
+            (before.intent, before.attempt),
+        ).fetchone()
+        if later is not None:
+            raise StoreUnavailable(f"{before.name}: a later attempt of its intent was recorded")
         # Its machine surfaced: the running meter counts it whole, from its create call on.
         db.execute("DELETE FROM money WHERE node = ?", (after.name,))
     if after.state in CLOSED and before.state not in CLOSED:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from autoscaler.domain.ids import MachineId, ModelName, node_name
+from autoscaler.domain.ids import MachineId, ModelName, NodeName, node_name
 from autoscaler.domain.machine import Disk
-from autoscaler.domain.node import Node, State
+from autoscaler.domain.money import Money
+from autoscaler.domain.node import Node, NodeEvent, State
 from autoscaler.domain.offer import Market
 from autoscaler.errors import (
     CloudUnavailable,
@@ -19,6 +20,7 @@ from autoscaler.errors import (
     OutcomeUnknown,
     PaymentRequired,
     QuotaExceeded,
+    StoreUnavailable,
 )
 from autoscaler.nodes.firewall import FirewallGate
 from autoscaler.nodes.inventory import Owner
@@ -379,3 +381,64 @@ async def test_a_cloud_without_firewall_rules_says_what_to_do(alive: Life) -> No
     with pytest.raises(CloudUnavailable, match=r"set firewall\.manage = false"):
         await gate.ready()
     await FirewallGate(Without(), "x", [], manage=False).ready()  # type: ignore[arg-type]
+
+
+# what a surfaced machine is booked at
+
+
+async def doomed(alive: Life, sweeper: Sweeper, market: Market | None) -> Node:
+    """The row of an orphan past its grace."""
+    name = alive.cloud.add(stray_name()).name
+    await sweeper.sweep(SLUGS, market)
+    alive.clock.move(TIMINGS.orphan_grace.total_seconds())
+    await alive.leases.renew_all()
+    await sweeper.sweep(SLUGS, market)
+    return await alive.get(NodeName(name))
+
+
+async def test_a_machine_whose_type_is_sold_out_here_is_booked_as_elsewhere(
+    alive: Life, sweeper: Sweeper
+) -> None:
+    there = replace(offer(usd="1.50"), key=replace(KEY, location="eu-iceland1-a"))
+
+    row = await doomed(alive, sweeper, Market((there, offer("a40.1x", "a40", "9.90")), NOON))
+
+    assert row.price_per_hour == Money.of("1.50")
+
+
+async def test_a_machine_whose_type_is_not_offered_is_booked_as_others_were_rented(
+    alive: Life, sweeper: Sweeper
+) -> None:
+    await alive.add(node(State.PLANNED, price_per_hour=Money.of("1.10")))
+
+    row = await doomed(alive, sweeper, Market((offer("a40.1x", "a40", "9.90"),), NOON))
+
+    assert row.price_per_hour == Money.of("1.10")
+
+
+async def test_a_machine_of_a_type_that_nobody_knows_is_booked_at_the_dearest_price(
+    alive: Life, sweeper: Sweeper
+) -> None:
+    row = await doomed(alive, sweeper, Market((offer("a40.1x", "a40", "9.90"),), NOON))
+
+    assert row.price_per_hour == Money.of("9.90")
+
+
+async def test_a_machine_that_surfaced_is_not_adopted_once_a_later_attempt_is_recorded(
+    alive: Life,
+) -> None:
+    """Between the sweep's look at the store and its write a pass may have gone on with the intent."""
+    alive.cloud.create_raises = [OutcomeUnknown("timeout")]
+    alive.pause_s = 15
+    row = await alive.add(node())
+    lost = await alive.until(row.name, State.LOST)
+    now = alive.clock.now()
+    later = await alive.add(node(attempt=2, since=now, created_at=now))
+    back = replace(lost, state=State.BOOTING, gone_at=None, machine_id=MachineId("m-late"))
+    event = NodeEvent(now, "node_booting", MODEL, lost.name, State.BOOTING, "surfaced", "sweep")
+
+    with pytest.raises(StoreUnavailable, match="a later attempt"):
+        await alive.store.advance(alive.leases.current(MODEL), lost, back, event)
+
+    assert (await alive.get(lost.name)).state is State.LOST
+    assert [n.name for n in (await alive.store.fleet(MODEL)).nodes] == [later.name]
