@@ -256,20 +256,87 @@ async def test_a_rule_that_is_open_to_more_is_mended(
     assert not rule.active
 
 
-async def test_a_rule_just_made_and_not_listed_yet_is_not_made_again(
+NETWORKS = {"items": [{"id": "n1", "name": "default-vpc-network"}]}
+MAKING: dict[str, object] = {**OPERATION, "state": "IN_PROGRESS", "result": None}
+FIREWALL_OPERATION = f"GET P/vpc/firewall-rules/operations/{MAKING['operation_id']}"
+
+
+@pytest.mark.parametrize("rules", [{"items": []}, status(404), status(501)])
+async def test_a_rule_that_no_list_shows_is_made_once_and_active_when_its_operation_ends(
+    mkinf: ScriptedMkinf, cloud: MkinfCloud, clock: FastClock, rules: object
+) -> None:
+    """Every sweep asks; a rule was made each time, sixty an hour, and none was ever active."""
+    mkinf.on("GET P/vpc/firewall-rules", rules)
+    mkinf.on("GET P/vpc/networks", NETWORKS)
+    mkinf.on("POST P/vpc/firewall-rules", CREATED)
+    mkinf.on(FIREWALL_OPERATION, MAKING, {**MAKING, "state": "SUCCEEDED"}, status(404))
+
+    seen = []
+    for _ in range(6):
+        seen.append((await cloud.ensure_firewall_rule("as1-serve", SOURCES, [8000])).active)
+        clock.ahead_s += 60
+
+    assert seen == [False, False, True, True, True, True]
+    assert len(mkinf.calls("POST P/vpc/firewall-rules")) == 1
+
+
+async def test_a_rule_neither_listed_nor_told_of_counts_as_active_after_the_settling_time(
     mkinf: ScriptedMkinf, cloud: MkinfCloud, clock: FastClock
 ) -> None:
-    mkinf.on("GET P/vpc/firewall-rules", {"items": []})
-    mkinf.on("GET P/vpc/networks", {"items": [{"id": "n1", "name": "default-vpc-network"}]})
+    mkinf.on("GET P/vpc/networks", NETWORKS)
     mkinf.on("POST P/vpc/firewall-rules", CREATED)
+    await cloud.ensure_firewall_rule("as1-serve", SOURCES, [8000])
 
-    for _ in range(3):
-        await cloud.ensure_firewall_rule("as1-serve", SOURCES, [8000])
-    assert len(mkinf.calls("POST P/vpc/firewall-rules")) == 1
+    early = await cloud.ensure_firewall_rule("as1-serve", SOURCES, [8000])
     clock.ahead_s += 121
+    late = await cloud.ensure_firewall_rule("as1-serve", SOURCES, [8000])
+
+    assert (early.active, late.active) == (False, True)
+    assert len(mkinf.calls("POST P/vpc/firewall-rules")) == 1
+
+
+async def test_a_rule_whose_operation_failed_is_made_again(
+    mkinf: ScriptedMkinf, cloud: MkinfCloud
+) -> None:
+    mkinf.on("GET P/vpc/networks", NETWORKS)
+    mkinf.on("POST P/vpc/firewall-rules", CREATED)
+    failed = {**MAKING, "state": "FAILED", "result": {"code": "x", "message": "no such network"}}
+    mkinf.on(FIREWALL_OPERATION, failed)
+    await cloud.ensure_firewall_rule("as1-serve", SOURCES, [8000])
+
+    with pytest.raises(CloudUnavailable, match="no such network"):
+        await cloud.ensure_firewall_rule("as1-serve", SOURCES, [8000])
     await cloud.ensure_firewall_rule("as1-serve", SOURCES, [8000])
 
     assert len(mkinf.calls("POST P/vpc/firewall-rules")) == 2
+
+
+async def test_a_rule_listed_without_a_state_is_active_unless_it_is_being_made(
+    mkinf: ScriptedMkinf, cloud: MkinfCloud
+) -> None:
+    bare = {key: value for key, value in RULE.items() if key != "state"}
+    mkinf.on("GET P/vpc/firewall-rules", {"items": [bare]}, {"items": []}, {"items": [bare]})
+    mkinf.on("GET P/vpc/networks", NETWORKS)
+    mkinf.on("POST P/vpc/firewall-rules", CREATED)
+    mkinf.on(FIREWALL_OPERATION, MAKING, {**MAKING, "state": "SUCCEEDED"})
+
+    seen = [
+        (await cloud.ensure_firewall_rule("as1-serve", SOURCES, [8000])).active for _ in range(4)
+    ]
+
+    assert seen == [True, False, False, True]
+
+
+async def test_a_cloud_that_refuses_rules_for_a_network_says_what_to_do(
+    mkinf: ScriptedMkinf, cloud: MkinfCloud
+) -> None:
+    mkinf.on("GET P/vpc/networks", NETWORKS)
+    mkinf.on("POST P/vpc/firewall-rules", {"message": "destination must be a VM"}, status=400)
+
+    with pytest.raises(
+        Rejected, match=r"must be a VM.*firewall\.manage = false and open ports 8000"
+    ):
+        await cloud.ensure_firewall_rule("as1-serve", SOURCES, [8000])
 
 
 async def test_a_rule_whose_answer_is_lost_is_looked_for_and_not_made_again(
@@ -285,6 +352,23 @@ async def test_a_rule_whose_answer_is_lost_is_looked_for_and_not_made_again(
 
     assert (await cloud.ensure_firewall_rule("as1-serve", SOURCES, [8000])).id == "r1"
     assert len(mkinf.calls("POST P/vpc/firewall-rules")) == 1
+
+
+async def test_a_rule_whose_answer_was_lost_and_that_no_list_shows_later_is_made_again(
+    mkinf: ScriptedMkinf, cloud: MkinfCloud, clock: FastClock
+) -> None:
+    mkinf.on("GET P/vpc/firewall-rules", {"items": []})
+    mkinf.on("GET P/vpc/networks", {"items": [{"id": "n1"}]})
+    mkinf.on("POST P/vpc/firewall-rules", cut)
+
+    for _ in range(3):
+        with pytest.raises(CloudUnavailable):
+            await cloud.ensure_firewall_rule("as1-serve", SOURCES, [8000])
+    clock.ahead_s += 121
+    mkinf.on("POST P/vpc/firewall-rules", CREATED)
+    await cloud.ensure_firewall_rule("as1-serve", SOURCES, [8000])
+
+    assert len(mkinf.calls("POST P/vpc/firewall-rules")) == 2
 
 
 async def test_of_twin_rules_one_stays(mkinf: ScriptedMkinf, cloud: MkinfCloud) -> None:
