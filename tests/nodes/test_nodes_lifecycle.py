@@ -267,6 +267,7 @@ sightings = st.builds(
     proven_absent=flags,
     host_key=st.none() | st.just("key"),
     fault=st.none() | st.just("host-key: another"),
+    sick=st.none() | st.just("gpu: 1 of 2 found"),
     verified=flags,
     registered=flags,
     unlisted_for=st.timedeltas(timedelta(0), timedelta(minutes=9)),
@@ -299,10 +300,10 @@ OPEN_AFTER_CREATE = (
 )
 TABLE = {
     State.PLANNED: {State.CREATING},
-    State.CREATING: {State.BOOTING, State.FAILED, State.LOST},
+    State.CREATING: {State.BOOTING, State.FAILED, State.LOST, State.CANCELLED},
     State.BOOTING: {State.VERIFYING, State.FAILED},
     State.VERIFYING: {State.READY, State.FAILED},
-    State.READY: {State.FAILED},
+    State.READY: {State.DRAINING, State.FAILED},
     State.DRAINING: {State.TERMINATING, State.FAILED},
     State.FAILED: {State.TERMINATING},
     State.TERMINATING: {State.GONE},
@@ -314,6 +315,17 @@ def test_every_step_is_in_the_table(row: Node, seen: Sighting, age: timedelta, c
     step = after(row, seen, age, CUT if cut else RULES)
 
     assert step.state is row.state or step.state in TABLE.get(row.state, set())
+
+
+@given(row=rows, seen=sightings, age=ages)
+def test_only_a_create_refused_in_its_answer_is_cancelled_and_never_one_that_is_listed(
+    row: Node, seen: Sighting, age: timedelta
+) -> None:
+    step = after(row, seen, age)
+
+    if step.state is State.CANCELLED and row.state is State.CREATING:
+        assert row.failure == "create: refused"
+        assert seen.machine is None
 
 
 @given(state=st.sampled_from(OPEN_AFTER_CREATE), seen=sightings, age=ages)
