@@ -15,7 +15,6 @@ from autoscaler.cloud.protocol import Cloud
 from autoscaler.config import Timings
 from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.domain.machine import Inventory
-from autoscaler.domain.money import ZERO
 from autoscaler.domain.node import CLOSED, Endpoint, Node, NodeEvent, State
 from autoscaler.domain.offer import Market
 from autoscaler.errors import (
@@ -30,6 +29,7 @@ from autoscaler.errors import (
 )
 from autoscaler.nodes import drain, register, terminate
 from autoscaler.nodes.ages import Ages
+from autoscaler.nodes.facts import closed, learned, receipt
 from autoscaler.nodes.launch import MARKET_FAILURES, Launcher
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.lifecycle import Effect, Rules, Sighting, Step, next_step
@@ -284,7 +284,7 @@ class NodeRunner:
         self, node: Node, seen: Sighting, step: Step, memory: NodeMemory, now: datetime
     ) -> Node:
         """The node as it will be recorded: the step's state and what the sighting taught."""
-        after = _learned(node, seen, now)
+        after = learned(node, seen, now)
         if memory.stage is not None and node.state in (State.BOOTING, State.VERIFYING):
             after = replace(after, stage=memory.stage)
         if seen.verified and node.verified_at is None:
@@ -306,7 +306,7 @@ class NodeRunner:
             case State.READY:
                 return replace(after, ready_at=after.ready_at or now)
             case State.GONE:
-                return _closed(after, now)
+                return closed(after, now)
             case State.CANCELLED:
                 return replace(after, sent_at=None, nonce=None)  # refused: the meter never ran
             case State.LOST:
@@ -344,7 +344,7 @@ class NodeRunner:
             state=after.state,
             cause=cause,
             actor="daemon",
-            detail=detail or _receipt(after),
+            detail=detail or receipt(after),
             decision=after.decision,
         )
         await self._parts.store.advance(
@@ -465,55 +465,6 @@ class NodeRunner:
                 decision=node.decision,
             )
         )
-
-
-def _learned(node: Node, seen: Sighting, now: datetime) -> Node:
-    """Facts about the machine that a sighting brought."""
-    machine, operation = seen.machine, seen.operation
-    if operation is not None:
-        node = replace(
-            node,
-            operation_id=node.operation_id or operation.id,
-            machine_id=node.machine_id or operation.machine_id,
-        )
-    if machine is not None and node.state is State.TERMINATING:
-        # It existed after all, so it billed.
-        return replace(node, booted_at=node.booted_at or now)
-    if machine is None or node.state not in (State.CREATING, State.BOOTING):
-        return node
-    return replace(
-        node,
-        machine_id=machine.id,
-        address=machine.address or node.address,
-        disk_ids=machine.disk_ids or node.disk_ids,
-        booted_at=node.booted_at or now,
-    )
-
-
-def _closed(node: Node, now: datetime) -> Node:
-    if node.booted_at is None:
-        # No listing ever had it: its operation failed, and nothing was metered.
-        return replace(node, gone_at=now, cost=ZERO, sent_at=None, nonce=None)
-    cost = node.price_per_hour.for_time(now - node.sent_at) if node.sent_at else node.cost
-    return replace(node, gone_at=now, cost=cost, nonce=None)
-
-
-def _receipt(node: Node) -> str:
-    """What a finished node leaves behind: when it left the balancers, when it was gone, what it cost."""
-    if node.state is not State.GONE:
-        return ""
-    left = (
-        node.unregistered_at.isoformat(timespec="seconds") if node.unregistered_at else "never in"
-    )
-    served = (
-        f"{(node.unregistered_at - node.ready_at).total_seconds():.0f} s"
-        if node.ready_at and node.unregistered_at
-        else "0 s"
-    )
-    return (
-        f"left balancers: {left}; served: {served}; deletes sent: {node.deletes}; "
-        f"gone: {node.since.isoformat(timespec='seconds')}; cost: {node.cost}"
-    )
 
 
 def _log_changed(name: NodeName, last: str, exc: Exception) -> str:
