@@ -14,13 +14,13 @@ import pytest
 
 from autoscaler.clock import SystemClock
 from autoscaler.cloud.mkinf.client import MkinfClient
-from autoscaler.cloud.mkinf.credentials import AccessKey
+from autoscaler.cloud.mkinf.credentials import AccessKey, Password
 from autoscaler.cloud.mkinf.pace import Pace
 from autoscaler.cloud.mkinf.settings import MkinfSettings
 from autoscaler.cloud.mkinf.transport import Request, Response
 from autoscaler.cloud.mkinf.values import VmRequest
 from autoscaler.cloud.secret import Secret
-from autoscaler.errors import CloudUnavailable, OutcomeUnknown
+from autoscaler.errors import CloudUnavailable, HeldBack, OutcomeUnknown
 
 Scenario = Callable[[], Coroutine[Any, Any, None]]
 
@@ -245,6 +245,46 @@ def test_calls_that_are_sent_once_go_before_calls_that_only_look() -> None:
             await asyncio.gather(*made)
 
             assert asyncio.get_running_loop().time() < 5.0
+
+    on_virtual_time(scenario)
+
+
+TOKENS = Response(
+    200,
+    {},
+    b'{"access_token": "a", "refresh_token": "r", "expires_in": 3600, "token_type": "Bearer"}',
+)
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_only_what_was_never_sent_is_called_held_back(tokens: int) -> None:
+    """A create that was refused was sent under its name, although its fresh token never came."""
+
+    async def scenario() -> None:
+        left, sent = tokens, 0
+
+        async def send(request: Request) -> Response:
+            nonlocal left, sent
+            if request.target.endswith("/auth/token"):
+                if left == 0:
+                    await asyncio.sleep(60)
+                left -= 1
+                return TOKENS
+            sent += 1
+            return Response(401, {}, b'{"message": "expired"}')
+
+        client = MkinfClient(
+            MkinfSettings(project_id="p"),
+            Password("a@b.c", Secret("pw")),
+            send=send,
+            clock=LoopClock(),
+        )
+        async with client:
+            with pytest.raises(CloudUnavailable) as raised:
+                await client.create_vm(REQUEST)
+
+        assert sent == tokens
+        assert isinstance(raised.value, HeldBack) is (tokens == 0)
 
     on_virtual_time(scenario)
 

@@ -102,7 +102,7 @@ class Session:
         """Make the call and give its JSON, None for an empty answer.
 
         Raises:
-            CloudUnavailable, AuthFailed: no answer; repeat on the next pass.
+            HeldBack: nothing was sent. CloudUnavailable, AuthFailed: no answer; repeat on the next pass.
             OutcomeUnknown: sent, not answered in a way we understand; only where not repeatable.
             Rejected and its kinds, OutOfStock, QuotaExceeded: refused.
             SchemaError: answered, not JSON; only where repeatable.
@@ -148,8 +148,12 @@ class Session:
             failure = self._failure(call, response)
             if not isinstance(failure, AuthFailed):
                 raise failure
-            if is_last or not await self._in_time(deadline, self._auth.renew(bearer)):
-                break
+            try:
+                if is_last or not await self._in_time(deadline, self._auth.renew(bearer)):
+                    break
+            except HeldBack as exc:
+                # The call itself was sent: only its repeat was held back.
+                raise CloudUnavailable(f"{failure}. It could not be renewed: {exc}") from exc
             if not call.may_repeat:
                 # A name goes out in one create call, ever, even where the first was refused.
                 raise CloudUnavailable(f"{failure}. It is renewed now; this is not sent twice")
@@ -170,7 +174,7 @@ class Session:
             async with asyncio.timeout(deadline.start_by_s - self._clock.boot_s()):
                 return await bearer
         except TimeoutError:
-            raise CloudUnavailable("no token was to be had in time; nothing was sent") from None
+            raise HeldBack("no token was to be had in time; nothing was sent") from None
 
     async def _paced(self, call: Call, bearer: Secret | None, deadline: _Deadline) -> Response:
         """Send in its turn; a turn that comes too late is not taken."""
