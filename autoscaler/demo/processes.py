@@ -30,19 +30,20 @@ class Process:
 
 @dataclass(slots=True)
 class Processes:
-    """All descendants of this process that were ever seen, with their CPU seconds."""
+    """All descendants of a process, this one by default, that were ever seen, with their CPU seconds."""
 
+    root: int = field(default_factory=os.getpid)
     seen: dict[tuple[int, int], float] = field(default_factory=dict)
 
     @property
     def cpu_s(self) -> float:
-        """CPU seconds of all, this process included, as far as they were seen."""
+        """CPU seconds of all, the root included, as far as they were seen."""
         return sum(self.seen.values())
 
     def scan(self) -> Mapping[int, Process]:
-        """Look at all processes, and remember which descend from this one."""
+        """Look at all processes, and remember which descend from the root."""
         table = _table()
-        ours = {os.getpid()}
+        ours = {self.root}
         while found := {pid for pid, p in table.items() if p.parent in ours} - ours:
             ours |= found
         for pid in ours & table.keys():
@@ -68,7 +69,7 @@ class Processes:
         return [
             process
             for process in _table().values()
-            if process.pid != os.getpid()
+            if process.pid != self.root
             and not process.is_dead
             and (process.identity in self.seen or _is_inside(process.pid, directory))
         ]

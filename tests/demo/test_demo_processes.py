@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from autoscaler.demo.processes import Processes
@@ -17,16 +21,25 @@ def waiting(**options: object) -> subprocess.Popen[bytes]:
     )
 
 
+@contextmanager
+def family() -> Iterator[tuple[int, int]]:
+    """A process and its child, apart from this one's other children: their pids."""
+    script = "setsid sleep 600 & echo $!; wait"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE) as root:
+        assert root.stdout is not None
+        yield root.pid, int(root.stdout.readline())
+        root.kill()
+
+
 def test_a_child_that_was_seen_and_runs_on_is_named_and_ended(tmp_path: Path) -> None:
-    with waiting(start_new_session=True) as child:
-        processes = Processes()
+    with family() as (root, child):
+        processes = Processes(root)
         processes.scan()
 
         left = processes.end(tmp_path)
 
-        assert len(left) == 1
-        assert left[0].startswith(f"process {child.pid} (")
-        assert child.wait(10) == -9
+        assert [word.split()[1] for word in left] == [str(child)]
+        assert processes.end(tmp_path) == []
 
 
 def test_who_works_in_the_runs_directory_is_found_though_never_seen(tmp_path: Path) -> None:
@@ -38,12 +51,12 @@ def test_who_works_in_the_runs_directory_is_found_though_never_seen(tmp_path: Pa
 
 
 def test_a_child_that_has_ended_is_not_left(tmp_path: Path) -> None:
-    with waiting() as child:
-        processes = Processes()
+    with family() as (root, child):
+        processes = Processes(root)
         processes.scan()
-        child.communicate()
+        os.kill(child, signal.SIGKILL)
 
-    assert processes.end(tmp_path) == []
+        assert processes.end(tmp_path) == []
 
 
 def test_a_stranger_is_left_alone(tmp_path: Path) -> None:
