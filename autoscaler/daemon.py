@@ -71,6 +71,7 @@ log = structlog.get_logger(__name__)
 _CLOCK_JUMP = timedelta(seconds=2)
 _PAUSE_S = 5.0  # before a broken part begins anew, or an unanswered question is asked again
 _RELOAD = timedelta(minutes=1)
+_PAYMENT_PAUSE_S = 600.0
 
 
 @dataclass(slots=True)
@@ -112,6 +113,7 @@ class Daemon:
         self.notifier = Notifier()
         self._stopping = asyncio.Event()
         self._started_s = self.clock.boot_s()
+        self._payment_until_s = 0.0
         self._feeds: dict[ModelName, SignalFeed] = {}
         self._tasks: dict[ModelName, asyncio.Task[None]] = {}
 
@@ -179,6 +181,7 @@ class Daemon:
             self.firewall,
             public_key,
             self.health.forbidden,
+            self._note_payment,
         )
         self.runner = NodeRunner(
             Parts(
@@ -194,6 +197,7 @@ class Daemon:
                 policies=lambda: self.book.policies,
                 market=lambda: self.market.last,
                 changed=self._node_changed,
+                cut=self.metrics.requests_cut,
             )
         )
         self.sweeper = Sweeper(
@@ -462,8 +466,10 @@ class Daemon:
             await self.wakes.wait("market")
             first = self.market.last is None
             await self.market.refresh()
-            unpaid = isinstance(self.market.trouble, PaymentRequired)
-            self.health.payment_trouble = str(self.market.trouble) if unpaid else None
+            if isinstance(self.market.trouble, PaymentRequired):
+                self._note_payment(str(self.market.trouble))
+            elif self.clock.boot_s() >= self._payment_until_s:
+                self.health.payment_trouble = None
             self._want_ports()
             self.metrics.market_read(self.market)
             if first and self.market.last is not None:
@@ -546,6 +552,13 @@ class Daemon:
             log.warning("pass_failed", model=model, why=text)
         self.metrics.pass_failed(model, type(exc).__name__)
         return text
+
+    def _note_payment(self, why: str) -> None:
+        """An unpaid account refuses every launch: try again after a while, not at every pass."""
+        if self.health.payment_trouble is None:
+            log.error("payment_required", why=why, do="mend the account's payment; nodes go on")
+        self.health.payment_trouble = why
+        self._payment_until_s = self.clock.boot_s() + _PAYMENT_PAUSE_S
 
     def _node_changed(self, before: Node, after: Node) -> None:
         self.metrics.node_changed(before, after)

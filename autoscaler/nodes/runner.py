@@ -65,6 +65,7 @@ class Parts:
     policies: Callable[[], Mapping[ModelName, Policy]]
     market: Callable[[], Market | None]
     changed: Callable[[Node, Node], None]  # told of every recorded change of state
+    cut: Callable[[ModelName], None] = lambda model: None  # told of every drain that cut requests
 
 
 class NodeRunner:
@@ -299,6 +300,8 @@ class NodeRunner:
         match step.state:
             case State.FAILED:
                 return replace(after, failure=step.reason)
+            case State.TERMINATING if seen.proven_absent and node.failure is None:
+                return replace(after, failure=f"vanished: {step.reason}")
             case State.VERIFYING:
                 return replace(
                     after, host_key=seen.host_key, nonce=None, endpoints=self._endpoints(after)
@@ -422,6 +425,7 @@ class NodeRunner:
     async def _say_cut(self, node: Node, memory: NodeMemory) -> None:
         count = memory.drain.in_flight
         log.error("requests_cut", node=node.name, in_flight=count)
+        self._parts.cut(node.model)
         await self._say(node, "requests_cut", f"{count} requests in flight at the drain's deadline")
 
     async def _save_diagnostics(

@@ -113,6 +113,7 @@ class Server:
             await daemon.store.ledger(now),
             daemon.market,
             safe_mode=daemon.health.safe_mode,
+            overdue_drains=daemon.runner.overdue_drains,
             now=now,
         )
         return web.Response(body=page, content_type="text/plain", charset="utf-8")
