@@ -128,6 +128,7 @@ async def daemons_http(folder: Path, url: str) -> AsyncIterator[str]:
         health=Health(),
         views=Views(store, clock),
         book=SimpleNamespace(policies={MODEL: POLICY}),
+        runner=SimpleNamespace(overdue_drains=0),
     )
     server = Server(cast(Daemon, daemon))
     running = asyncio.create_task(server.run())
