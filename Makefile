@@ -38,10 +38,10 @@ unit: setup  ## the tests without the end-to-end ones
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not e2e and not live' $(PYTEST_ARGS)
 
 e2e: setup  ## the end-to-end tests
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m e2e $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup -m e2e $(PYTEST_ARGS)
 
 test: check  ## everything that CI runs: lint, types, imports, all tests
-	@echo '==> tests'; $(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not live' $(PYTEST_ARGS)
+	@echo '==> tests'; $(BIN)/python -m pytest -n 4 --dist loadgroup -m "not live" $(PYTEST_ARGS)
 
 test-live: setup  ## the contract suite against the real cloud (MKINF_KEY_FILE=path; read-only)
 	@$(BIN)/python -m pytest -m live tests/contract $(PYTEST_ARGS)
