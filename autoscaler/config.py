@@ -70,7 +70,7 @@ class LimitSettings(Values):
     usd_per_month: Usd | None = None
     nodes: Annotated[int, Field(ge=0)] | None = None
     launches_per_window: Annotated[int, Field(ge=1)] = 60
-    launch_window: Duration = timedelta(minutes=10)
+    launch_window: Annotated[Duration, Field(le=timedelta(days=1))] = timedelta(minutes=10)
     on_limit: OnLimit = OnLimit.HOLD
 
 

@@ -211,7 +211,7 @@ class Retries(Values):
     offer_backoff_max: Duration = timedelta(hours=1)
     same_failure_limit: Annotated[int, Field(ge=1)] = 3
     launches_per_window: Annotated[int, Field(ge=1)] = 20
-    launch_window: Duration = timedelta(minutes=10)
+    launch_window: Annotated[Duration, Field(le=timedelta(days=1))] = timedelta(minutes=10)
 
 
 class Source(Values):

@@ -101,7 +101,8 @@ def _say(values: type[BaseModel], where: Sequence[int | str], error: ErrorDetail
             message = str(context.get("error", error["msg"]))
             return message if isinstance(found, dict) else f"found {_show(where, found)}: {message}"
         case _:
-            message = error["msg"]
+            # pydantic writes the bound of a duration as Python would
+            message = re.sub(r"datetime\.timedelta\(days=(\d+)\)", r"\1d", error["msg"])
             return f"found {_show(where, found)}: {message[:1].lower()}{message[1:]}"
 
 
