@@ -51,5 +51,5 @@ bench: setup  ## the benchmarks: ratios against a peer or a bound, in one run
 
 lock:  ## resolve pyproject.toml anew into the two hashed lock files (needs uv)
 	uv lock --python 3.11 --upgrade
-	uv export --frozen --no-emit-project --no-dev --extra demo -o requirements.lock >/dev/null
-	uv export --frozen --no-emit-project --all-extras --group dev -o requirements-dev.lock >/dev/null
+	uv export --frozen --no-emit-project --no-dev --extra demo --group build -o requirements.lock >/dev/null
+	uv export --frozen --no-emit-project --all-extras --group build --group dev -o requirements-dev.lock >/dev/null

@@ -53,7 +53,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$sum" ]; then
     fi
     say "installing the locked packages of $lock (hashes checked; half a minute the first time)"
     .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r "$lock"
-    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
     echo "$sum" >"$stamp"
 fi
 
