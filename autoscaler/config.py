@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from autoscaler.policy import OnLimit, Values
+from autoscaler.policy import OnLimit, Values, below_floor, floor
 from autoscaler.quantity import Duration, Usd
 
 _LEAST_LEASE = timedelta(seconds=21)
@@ -138,11 +138,6 @@ class ServeSettings(Values):
         return value
 
 
-def floor(seconds: float) -> object:
-    """Mark a duration with the least value that a real cloud allows."""
-    return Field(json_schema_extra={"floor_s": seconds})
-
-
 class Timings(Values):
     """Every duration of the protocols, with its default and its floor."""
 
@@ -169,18 +164,6 @@ class Timings(Values):
     signal_max_age: Annotated[Duration, floor(15)] = timedelta(seconds=60)
     start_caution: Annotated[Duration, floor(60)] | None = None  # default: one stabilization window
     retention: Annotated[Duration, floor(3600)] = timedelta(days=30)
-
-    def below_floor(self) -> list[tuple[str, timedelta, timedelta]]:
-        """Name, value and floor of each duration that a real cloud would refuse."""
-        low = []
-        for name, field in type(self).model_fields.items():
-            extra = field.json_schema_extra
-            value = getattr(self, name)
-            if isinstance(extra, dict) and isinstance(value, timedelta):
-                least = extra.get("floor_s")
-                if isinstance(least, int | float) and value.total_seconds() < least:
-                    low.append((name, value, timedelta(seconds=least)))
-        return low
 
 
 class LogSettings(Values):
@@ -217,7 +200,7 @@ class Config(Values):
             )
         if self.cloud.is_loopback:
             return self
-        low = self.timings.below_floor()
+        low = below_floor(self.timings)
         if low:
             name, value, least = low[0]
             raise ValueError(

@@ -9,7 +9,8 @@ from pathlib import Path
 from autoscaler.config import Config
 from autoscaler.domain.ids import ModelName, slug
 from autoscaler.errors import ConfigError
-from autoscaler.policy import Policy
+from autoscaler.policy import Policy, below_floor
+from autoscaler.quantity import show_duration
 from autoscaler.toml_file import read_toml
 
 
@@ -90,8 +91,26 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def read_policies(directory: Path) -> PolicyFiles:
+def check_floors(path: Path, policy: Policy) -> None:
+    """Refuse durations that only an emulator on loopback may have.
+
+    Raises:
+        ConfigError: a line per duration.
+    """
+    problems = [
+        f"{path}: {key}: found {show_duration(value)}, the least is {show_duration(least)}; only an "
+        "emulator on loopback may go lower"
+        for key, value, least in below_floor(policy)
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def read_policies(directory: Path, *, emulated: bool = True) -> PolicyFiles:
     """Read every `*.toml` of a directory, whole or not at all.
+
+    Args:
+        emulated: whether the cloud is an emulator on loopback, which may undercut the floors of durations.
 
     Raises:
         ConfigError: every mistake of every file, or two files that claim one model.
@@ -104,6 +123,8 @@ def read_policies(directory: Path) -> PolicyFiles:
     for path in sorted(directory.glob("*.toml")):
         try:
             policy = read_policy(path)
+            if not emulated:
+                check_floors(path, policy)
         except ConfigError as exc:
             problems.append(str(exc))
             continue

@@ -108,7 +108,7 @@ class Daemon:
         self.config = config
         self.clock: Clock = clock or SystemClock()
         self.health = Health()
-        self.book = PolicyBook(config.policies)
+        self.book = PolicyBook(config.policies, emulated=config.cloud.is_loopback)
         self.wakes = Wakes()
         self.notifier = Notifier()
         self._stopping = asyncio.Event()

@@ -29,8 +29,10 @@ class Reload:
 class PolicyBook:
     """Keeps the last good set of policies."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, emulated: bool = True) -> None:
+        """`emulated`: the cloud is an emulator on loopback, and durations may undercut their floors."""
         self._directory = directory
+        self._emulated = emulated
         self._policies: dict[ModelName, Policy] = {}
         self.error: str | None = None
         self.vanished: tuple[ModelName, ...] = ()
@@ -45,7 +47,7 @@ class PolicyBook:
         Raises:
             ConfigError: any file is wrong; nothing is in force.
         """
-        self._policies = dict(read_policies(self._directory).policies)
+        self._policies = dict(read_policies(self._directory, emulated=self._emulated).policies)
         return Reload(added=tuple(self._policies))
 
     def remember(self, policy: Policy) -> None:
@@ -56,7 +58,7 @@ class PolicyBook:
     def reload(self) -> Reload:
         """Read the directory again. With any mistake in any file, everything stays as it is."""
         try:
-            found = read_policies(self._directory).policies
+            found = read_policies(self._directory, emulated=self._emulated).policies
         except ConfigError as exc:
             if str(exc) != self.error:
                 log.error("policies_refused", why=str(exc))

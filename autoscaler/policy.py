@@ -30,6 +30,26 @@ class Values(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
+def floor(seconds: float) -> object:
+    """Mark a duration with the least value that a real cloud allows; only an emulator may go lower."""
+    return Field(json_schema_extra={"floor_s": seconds})
+
+
+def below_floor(values: BaseModel, path: str = "") -> list[tuple[str, timedelta, timedelta]]:
+    """Key, value and floor of each duration, in all tables below, that a real cloud would refuse."""
+    low = []
+    for name, field in type(values).model_fields.items():
+        value = getattr(values, name)
+        if isinstance(value, BaseModel):
+            low += below_floor(value, f"{path}{name}.")
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and isinstance(value, timedelta):
+            least = extra.get("floor_s")
+            if isinstance(least, int | float) and value.total_seconds() < least:
+                low.append((f"{path}{name}", value, timedelta(seconds=least)))
+    return low
+
+
 class Engine(StrEnum):
     """The kinds of model server that startup scripts and adapters know."""
 
@@ -151,20 +171,20 @@ class Scaling(Values):
     """The parameters of the control law (docs/policy.md says what each costs and gains)."""
 
     target_utilization: Annotated[float, Field(gt=0.1, le=1.0)] = 0.8
-    demand_window: Duration = timedelta(seconds=60)
-    work_window: Duration = timedelta(minutes=15)
-    peak_memory: Duration = timedelta(minutes=30)
+    demand_window: Annotated[Duration, floor(10)] = timedelta(seconds=60)
+    work_window: Annotated[Duration, floor(60)] = timedelta(minutes=15)
+    peak_memory: Annotated[Duration, floor(60)] = timedelta(minutes=30)
     margin: Annotated[float, Field(ge=1.0, le=2.5)] = 1.25
-    drain_backlog_within: Duration = timedelta(seconds=120)
+    drain_backlog_within: Annotated[Duration, floor(10)] = timedelta(seconds=120)
     panic_ratio: Annotated[float, Field(gt=1.0)] = 1.5
-    panic_after: Duration = timedelta(seconds=30)
-    panic_hold: Duration = timedelta(seconds=60)
-    stabilization: Duration = timedelta(seconds=600)
-    zero_after: Duration = timedelta(seconds=900)
+    panic_after: Annotated[Duration, floor(5)] = timedelta(seconds=30)
+    panic_hold: Annotated[Duration, floor(10)] = timedelta(seconds=60)
+    stabilization: Annotated[Duration, floor(60)] = timedelta(seconds=600)
+    zero_after: Annotated[Duration, floor(60)] = timedelta(seconds=900)
     max_step: Annotated[int, Field(ge=1)] = 2
-    boot_prior: Duration = timedelta(seconds=300)
+    boot_prior: Annotated[Duration, floor(30)] = timedelta(seconds=300)
     kv_target: Annotated[float, Field(gt=0, le=1)] = 0.80
-    hold_escalation: Duration = timedelta(minutes=10)
+    hold_escalation: Annotated[Duration, floor(60)] = timedelta(minutes=10)
     safe_floor: Annotated[int, Field(ge=0)] = 0
 
 
@@ -187,31 +207,33 @@ class Hold(Values):
 class Drain(Values):
     """How a node leaves. `wait` never cuts a request; `cut` may at the deadline, and alerts."""
 
-    deadline: Duration = timedelta(minutes=30)
+    deadline: Annotated[Duration, floor(60)] = timedelta(minutes=30)
     on_deadline: OnDeadline = OnDeadline.WAIT
 
 
 class Deadlines(Values):
     """How long a node may stay in each state of its launch before it counts as failed."""
 
-    creating: Duration = timedelta(minutes=10)
-    booting: Duration = timedelta(minutes=15)
-    verifying: Duration = timedelta(minutes=30)
-    registering: Duration = timedelta(minutes=5)
-    token: Duration = timedelta(minutes=10)
-    pull: Duration = timedelta(minutes=20)
-    health: Duration = timedelta(minutes=20)
-    warm_up: Duration = timedelta(minutes=2)
+    creating: Annotated[Duration, floor(60)] = timedelta(minutes=10)
+    booting: Annotated[Duration, floor(60)] = timedelta(minutes=15)
+    verifying: Annotated[Duration, floor(60)] = timedelta(minutes=30)
+    registering: Annotated[Duration, floor(30)] = timedelta(minutes=5)
+    token: Annotated[Duration, floor(30)] = timedelta(minutes=10)
+    pull: Annotated[Duration, floor(60)] = timedelta(minutes=20)
+    health: Annotated[Duration, floor(30)] = timedelta(minutes=20)
+    warm_up: Annotated[Duration, floor(10)] = timedelta(minutes=2)
 
 
 class Retries(Values):
     """When to leave an offer, and when to leave the whole model, alone."""
 
-    offer_backoff: Duration = timedelta(minutes=2)
-    offer_backoff_max: Duration = timedelta(hours=1)
+    offer_backoff: Annotated[Duration, floor(10)] = timedelta(minutes=2)
+    offer_backoff_max: Annotated[Duration, floor(60)] = timedelta(hours=1)
     same_failure_limit: Annotated[int, Field(ge=1)] = 3
     launches_per_window: Annotated[int, Field(ge=1)] = 20
-    launch_window: Annotated[Duration, Field(le=timedelta(days=1))] = timedelta(minutes=10)
+    launch_window: Annotated[Duration, Field(le=timedelta(days=1)), floor(60)] = timedelta(
+        minutes=10
+    )
 
 
 class Source(Values):
@@ -237,8 +259,8 @@ class SignalSettings(Values):
     """Where figures come from: for each figure the first source in the list that gives it."""
 
     sources: tuple[Source, ...] = (Source(kind="gateway"), Source(kind="engine"))
-    window: Duration = timedelta(seconds=60)
-    quantile_window: Duration = timedelta(minutes=5)
+    window: Annotated[Duration, floor(10)] = timedelta(seconds=60)
+    quantile_window: Annotated[Duration, floor(30)] = timedelta(minutes=5)
     min_observations: Annotated[int, Field(ge=1)] = 30
 
 

@@ -66,7 +66,7 @@ def validate(
         else:
             settings = read_config(config)
             typer.echo(f"{config}: ok")
-            files = read_policies(settings.policies)
+            files = read_policies(settings.policies, emulated=settings.cloud.is_loopback)
             found = {files.files[name]: policy for name, policy in files.policies.items()}
         for path, policy in found.items():
             try:

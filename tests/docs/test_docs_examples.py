@@ -56,7 +56,7 @@ def uncommented(text: str) -> str:
     "arguments",
     [
         ("--config", "config.example.toml"),
-        tuple(f"policies/{name}.toml" for name in (*OURS, "demo-chat-8b")),
+        tuple(f"policies/{name}.toml" for name in (*OURS, "demo/chat-8b")),
     ],
     ids=["config", "policies"],
 )
