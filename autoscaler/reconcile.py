@@ -7,7 +7,6 @@ may be repeated, delayed or cut off anywhere.
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -31,6 +30,7 @@ from autoscaler.domain.offer import Market
 from autoscaler.domain.plan import Plan, Release
 from autoscaler.domain.signals import Signals
 from autoscaler.market import MarketFeed
+from autoscaler.nodes.hostkey import new_nonce
 from autoscaler.nodes.launch import launch_stop
 from autoscaler.nodes.leases import Leases
 from autoscaler.policy import Mode, NodeBounds, Policy
@@ -125,7 +125,7 @@ class Reconciler:
             owner=self._config.cloud.owner,
             epoch=lease.epoch,
             open_intents=await self._store.open_intents(policy.name) if plan.launches else (),
-            nonces=[secrets.token_hex(32) for _ in plan.launches],
+            nonces=[new_nonce() for _ in plan.launches],
             now=now,
         )
         admission: Admission = await self._store.commit_plan(

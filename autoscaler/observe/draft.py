@@ -39,10 +39,6 @@ class Draft:
         """Write down why a figure is missing. The first reason stays."""
         self._reasons.setdefault(name, reason)
 
-    def miss_all(self, reason: str) -> None:
-        for name in self._gives:
-            self.miss(name, reason)
-
     def finish(self, *, idle: bool = False, held: int = 0, otherwise: str = "not given") -> Reading:
         """Close the draft: what was neither given nor missed is a gap with the reason `otherwise`."""
         gaps = tuple(
