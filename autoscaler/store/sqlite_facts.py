@@ -1,0 +1,88 @@
+"""What is remembered beside the nodes, as SQL: models, offers, boots, orphans, starts, and what is forgotten when."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from autoscaler.domain.ids import MachineId, ModelName
+from autoscaler.domain.offer import BackOff, OfferKey
+from autoscaler.store.protocol import ModelRecord, Orphan
+from autoscaler.store.rows import backoff_of, instant, iso
+from autoscaler.store.sqlite_file import transaction
+from autoscaler.store.sqlite_nodes import OPEN
+
+_KEPT_BOOTS = 50
+
+
+def record(db: sqlite3.Connection, model: ModelName) -> ModelRecord:
+    row = db.execute("SELECT * FROM models WHERE model = ?", (model,)).fetchone()
+    if row is None:
+        return ModelRecord(model)
+    return ModelRecord(
+        model=model,
+        memory=row["memory"],
+        paused_by=row["paused_by"],
+        paused_at=instant(row["paused_at"]) if row["paused_at"] else None,
+        retired_by=row["retired_by"],
+        retired_at=instant(row["retired_at"]) if row["retired_at"] else None,
+    )
+
+
+def backoffs(db: sqlite3.Connection) -> tuple[BackOff, ...]:
+    query = "SELECT * FROM backoffs ORDER BY type, location"
+    return tuple(map(backoff_of, db.execute(query)))
+
+
+def boots(db: sqlite3.Connection, model: ModelName) -> dict[OfferKey, tuple[float, ...]]:
+    """The newest boots of each offer, oldest first."""
+    query = "SELECT type, location, seconds FROM boots WHERE model = ? ORDER BY id DESC LIMIT ?"
+    found: dict[OfferKey, tuple[float, ...]] = {}
+    for row in reversed(db.execute(query, (model, _KEPT_BOOTS * 20)).fetchall()):
+        key = OfferKey(row["type"], row["location"])
+        found[key] = (*found.get(key, ()), float(row["seconds"]))[-_KEPT_BOOTS:]
+    return found
+
+
+def orphans(db: sqlite3.Connection) -> tuple[Orphan, ...]:
+    rows = db.execute("SELECT * FROM orphans ORDER BY machine_id")
+    return tuple(
+        Orphan(MachineId(r["machine_id"]), r["name"], instant(r["first_seen"])) for r in rows
+    )
+
+
+def set_orphans(db: sqlite3.Connection, found: Sequence[Orphan]) -> None:
+    with transaction(db):
+        db.execute("DELETE FROM orphans")
+        db.executemany(
+            "INSERT INTO orphans VALUES (?, ?, ?)",
+            [(o.machine_id, o.name, iso(o.first_seen)) for o in found],
+        )
+
+
+def add_start(db: sqlite3.Connection, now: datetime) -> tuple[datetime, ...]:
+    """Remember a start, and return those of the last day."""
+    with transaction(db):
+        db.execute("INSERT OR IGNORE INTO starts VALUES (?)", (iso(now),))
+        db.execute("DELETE FROM starts WHERE at < ?", (iso(now - timedelta(days=1)),))
+    rows = db.execute("SELECT at FROM starts ORDER BY at")
+    return tuple(instant(row["at"]) for row in rows)
+
+
+def prune(db: sqlite3.Connection, before: datetime) -> int:
+    """Forget what ended before an instant; returns rows removed."""
+    limit = iso(before)
+    told = f"SELECT name FROM nodes WHERE {OPEN}"  # an open node's story is kept whole
+    with transaction(db):
+        gone = [
+            db.execute(f"DELETE FROM {table} WHERE {condition}", (limit,)).rowcount
+            for table, condition in (
+                ("nodes", "closed_at < ?"),
+                ("events", f"at < ? AND (node IS NULL OR node NOT IN ({told}))"),
+                ("decisions", "at < ?"),
+                ("launches", "at < ?"),
+                ("boots", "at < ?"),
+            )
+        ]
+    return sum(gone)
