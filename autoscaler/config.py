@@ -15,9 +15,11 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from autoscaler.policy import OnLimit, Values, below_floor, floor
-from autoscaler.quantity import Duration, Usd
+from autoscaler.quantity import Duration, Usd, show_duration
 
-_LEAST_LEASE = timedelta(seconds=21)
+_CALL_SLACK = timedelta(
+    seconds=2
+)  # for the renewal before a create call, and for the last look at it
 
 
 class CloudSettings(Values):
@@ -41,6 +43,11 @@ class CloudSettings(Values):
     image_cpu: str = "ubuntu22.04"
     requests_per_s: Annotated[float, Field(gt=0, le=1000)] = 5.0
     in_flight: Annotated[int, Field(ge=1, le=256)] = 4
+    connect_timeout: Annotated[Duration, Field(gt=timedelta(0)), floor(1)] = timedelta(seconds=5)
+    answer_timeout: Annotated[Duration, Field(gt=timedelta(0)), floor(2)] = timedelta(seconds=10)
+    create_timeout: Annotated[
+        Duration, Field(gt=timedelta(0), le=timedelta(minutes=1)), floor(5)
+    ] = timedelta(seconds=12)
 
     @model_validator(mode="after")
     def _one_credential(self) -> Self:
@@ -48,6 +55,16 @@ class CloudSettings(Values):
             raise ValueError("give key_file, or email and password_file, and not both")
         if (self.email is None) != (self.password_file is None):
             raise ValueError("email and password_file belong together")
+        return self
+
+    @model_validator(mode="after")
+    def _timeouts_nest(self) -> Self:
+        longer = min(self.answer_timeout, self.create_timeout)
+        if self.connect_timeout > longer:
+            raise ValueError(
+                f"connect_timeout: found {show_duration(self.connect_timeout)}, but a call is over after "
+                f"{show_duration(longer)} (answer_timeout, create_timeout): connecting is part of it"
+            )
         return self
 
     @property
@@ -70,7 +87,9 @@ class LimitSettings(Values):
     usd_per_month: Usd | None = None
     nodes: Annotated[int, Field(ge=0)] | None = None
     launches_per_window: Annotated[int, Field(ge=1)] = 60
-    launch_window: Annotated[Duration, Field(le=timedelta(days=1))] = timedelta(minutes=10)
+    launch_window: Annotated[Duration, Field(le=timedelta(days=1)), floor(60)] = timedelta(
+        minutes=10
+    )
     on_limit: OnLimit = OnLimit.HOLD
 
 
@@ -163,6 +182,7 @@ class Timings(Values):
     safe_mode_starts: Annotated[int, Field(ge=2)] = 5
     signal_max_age: Annotated[Duration, floor(15)] = timedelta(seconds=60)
     start_caution: Annotated[Duration, floor(60)] | None = None  # default: one stabilization window
+    clock_jump: Annotated[Duration, floor(1)] = timedelta(seconds=2)
     retention: Annotated[Duration, floor(3600)] = timedelta(days=30)
 
 
@@ -193,19 +213,15 @@ class Config(Values):
     def _safe(self) -> Self:
         if self.balancer == "haproxy" and not self.haproxy:
             raise ValueError('balancer = "haproxy" needs at least one [[haproxy]] with its socket')
-        if self.timings.lease_time < _LEAST_LEASE:
-            raise ValueError(
-                f"timings.lease_time is {self.timings.lease_time.total_seconds():g}s: two thirds of it must "
-                f"outlast a create call, so the least is {_LEAST_LEASE.total_seconds():g}s"
-            )
+        self._leases_outlast_calls()
         if self.cloud.is_loopback:
             return self
-        low = below_floor(self.timings)
+        low = below_floor(self)
         if low:
-            name, value, least = low[0]
+            key, value, least = low[0]
             raise ValueError(
-                f"timings.{name} is {value.total_seconds():g}s, the least is "
-                f"{least.total_seconds():g}s; only an emulator on loopback may go lower"
+                f"{key}: found {show_duration(value)}, the least is {show_duration(least)}; "
+                "only an emulator on loopback may go lower"
             )
         missing = [
             key
@@ -223,6 +239,25 @@ class Config(Values):
                 "or set firewall.manage = false and open the serving ports yourself"
             )
         return self
+
+    def _leases_outlast_calls(self) -> None:
+        """A holder stops after two thirds of its lease: what it sent before must have ended by then."""
+        lease, renew, create = (
+            self.timings.lease_time,
+            self.timings.lease_renew,
+            self.cloud.create_timeout,
+        )
+        least = (create + _CALL_SLACK) * 3 / 2
+        if lease < least:
+            raise ValueError(
+                f"timings.lease_time: found {show_duration(lease)}, the least is {show_duration(least)}: "
+                f"two thirds of it must outlast a create call (cloud.create_timeout is {show_duration(create)})"
+            )
+        if renew > lease / 3:
+            raise ValueError(
+                f"timings.lease_renew: found {show_duration(renew)}, the most is {show_duration(lease / 3)}: "
+                "a lease is good for two thirds of timings.lease_time, and one renewal may fail"
+            )
 
     @property
     def ssh_key_file(self) -> Path:

@@ -68,7 +68,6 @@ from autoscaler.wakes import Wakes
 
 log = structlog.get_logger(__name__)
 
-_CLOCK_JUMP = timedelta(seconds=2)
 _PAUSE_S = 5.0  # before a broken part begins anew, or an unanswered question is asked again
 _RELOAD = timedelta(minutes=1)
 _PAYMENT_PAUSE_S = 600.0
@@ -182,6 +181,7 @@ class Daemon:
             public_key,
             self.health.forbidden,
             self._note_payment,
+            config.cloud.create_timeout,
         )
         self.runner = NodeRunner(
             Parts(
@@ -423,7 +423,7 @@ class Daemon:
     def _watch_clock(self, model: ModelName, wall: datetime, boot: float) -> tuple[datetime, float]:
         now, boot_now = self.clock.now(), self.clock.boot_s()
         jump = (now - wall) - timedelta(seconds=boot_now - boot)
-        if abs(jump) > _CLOCK_JUMP:
+        if abs(jump) > self.config.timings.clock_jump:
             log.error("clock_jumped", model=model, by_s=jump.total_seconds())
             self.reconciler.be_cautious(self.book.policies[model], now)
         return now, boot_now

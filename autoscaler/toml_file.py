@@ -73,7 +73,7 @@ def _explain(
     where = [part for part in error["loc"] if not _is_union_tag(part)]
     key = _dotted(where)
     said = (
-        error["msg"].removeprefix("Value error, ").split(" ")[0]
+        error["msg"].removeprefix("Value error, ").split(" ")[0].rstrip(":")
     )  # a rule of the whole file names its key first
     line = line_of(text, where or said.split("."))
     place = f"{path}:{line}" if line else f"{path}"

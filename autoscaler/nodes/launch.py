@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -30,7 +30,7 @@ from autoscaler.store.protocol import Store
 
 log = structlog.get_logger(__name__)
 
-_CREATE_CALL_S = 13.0  # the create call's timeout, with a second to spare
+_CALL_SLACK = timedelta(seconds=1)  # of a lease that must outlast the create call
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,12 @@ class Launcher:
         public_key: str,
         forbidden: Callable[[], str | None],
         on_payment: Callable[[str], None] = lambda why: None,
+        create_timeout: timedelta = timedelta(seconds=12),
     ) -> None:
-        """`on_payment` is told when the cloud refuses a create for want of payment: every launch would be refused."""
+        """`on_payment` is told when the cloud refuses a create for want of payment: every launch would be refused.
+
+        `create_timeout` is how long the cloud's create call may take: the lease must outlast it.
+        """
         self._store = store
         self._cloud = cloud
         self._clock = clock
@@ -81,6 +85,7 @@ class Launcher:
         self._public_key = public_key
         self._forbidden = forbidden
         self._on_payment = on_payment
+        self._create_call = create_timeout + _CALL_SLACK
 
     async def prepare(self, node: Node, policy: Policy) -> CreateRequest:
         """The create call to make, whole, once nothing stands in its way: afterwards only the call itself can fail.
@@ -118,7 +123,7 @@ class Launcher:
         Raises:
             HeldBack: our own rate limit had no place for it and nothing was sent, so the name is not used up.
         """
-        await self._leases.fresh(node.model, _CREATE_CALL_S)
+        await self._leases.fresh(node.model, self._create_call.total_seconds())
         try:
             created = await self._cloud.create(request)
         except (OutcomeUnknown, SchemaError) as exc:

@@ -21,14 +21,21 @@ def open_client(cloud: CloudSettings, clock: Clock | None = None) -> MkinfClient
     """
     credential = _credential(cloud)
     credential.read()
-    settings = MkinfSettings(
+    return MkinfClient(settings_of(cloud), credential, clock=clock)
+
+
+def settings_of(cloud: CloudSettings) -> MkinfSettings:
+    """How the client reaches the cloud of this config. Raises `ConfigError` for a bad URL."""
+    return MkinfSettings(
         url=cloud.url,
         project_id=cloud.project,
+        connect_timeout_s=cloud.connect_timeout.total_seconds(),
+        answer_timeout_s=cloud.answer_timeout.total_seconds(),
+        create_timeout_s=cloud.create_timeout.total_seconds(),
         requests_per_s=cloud.requests_per_s,
         in_flight=cloud.in_flight,
         ca_file=cloud.ca_file,
     )
-    return MkinfClient(settings, credential, clock=clock)
 
 
 def open_cloud(cloud: CloudSettings, clock: Clock | None = None) -> MkinfCloud:
