@@ -110,7 +110,14 @@ class ModelRecord:
     paused_by: str | None = None
     paused_at: datetime | None = None
     retired_by: str | None = None
-    retired_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListingLags:
+    """How long machines took from their create call to a complete listing, over the launches measured."""
+
+    launches: int = 0
+    largest_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +216,12 @@ class Store(Protocol):
 
     async def boots(self, model: ModelName) -> Mapping[OfferKey, tuple[float, ...]]:
         """Measured boots per offer, oldest first, the newest 50."""
+
+    async def add_listing_lag(self, node: NodeName, seconds: float, now: datetime) -> None:
+        """Remember how long a machine took to be listed; only the first word on a node counts."""
+
+    async def listing_lags(self) -> ListingLags:
+        """Of all launches measured; the largest is never forgotten."""
 
     async def orphans(self) -> tuple[Orphan, ...]:
         """Orphans in their grace time."""

@@ -26,15 +26,12 @@ from autoscaler.store.protocol import (
     Admit,
     Lease,
     Ledger,
+    ListingLags,
     ModelRecord,
     OpenIntent,
     Orphan,
 )
-from autoscaler.store.rows import (
-    event_of,
-    iso,
-    node_of,
-)
+from autoscaler.store.rows import event_of, iso, node_of
 from autoscaler.store.sqlite_file import FileLock, open_database, transaction
 from autoscaler.store.sqlite_nodes import OPEN
 
@@ -300,6 +297,14 @@ class SqliteStore:
 
     async def boots(self, model: ModelName) -> Mapping[OfferKey, tuple[float, ...]]:
         return await self._run(lambda db: sqlite_facts.boots(db, model))
+
+    async def add_listing_lag(self, node: NodeName, seconds: float, now: datetime) -> None:
+        await self._execute(
+            "INSERT OR IGNORE INTO listing_lags VALUES (?, ?, ?)", (node, seconds, iso(now))
+        )
+
+    async def listing_lags(self) -> ListingLags:
+        return await self._run(sqlite_facts.listing_lags)
 
     # the deployment
 

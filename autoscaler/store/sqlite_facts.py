@@ -1,4 +1,4 @@
-"""What is remembered beside the nodes, as SQL: models, offers, boots, orphans, starts, and what is forgotten when."""
+"""What is remembered beside the nodes, as SQL: models, offers, boots, lags, orphans, starts; what is forgotten when."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from datetime import datetime, timedelta
 
 from autoscaler.domain.ids import MachineId, ModelName
 from autoscaler.domain.offer import BackOff, OfferKey
-from autoscaler.store.protocol import ModelRecord, Orphan
+from autoscaler.store.protocol import ListingLags, ModelRecord, Orphan
 from autoscaler.store.rows import backoff_of, instant, iso
 from autoscaler.store.sqlite_file import transaction
 from autoscaler.store.sqlite_nodes import OPEN
 
 _KEPT_BOOTS = 50
+_KEPT_LAGS = 50  # the largest, for ever: as many as the settling time is learned from
 
 
 def record(db: sqlite3.Connection, model: ModelName) -> ModelRecord:
@@ -26,7 +27,6 @@ def record(db: sqlite3.Connection, model: ModelName) -> ModelRecord:
         paused_by=row["paused_by"],
         paused_at=instant(row["paused_at"]) if row["paused_at"] else None,
         retired_by=row["retired_by"],
-        retired_at=instant(row["retired_at"]) if row["retired_at"] else None,
     )
 
 
@@ -43,6 +43,11 @@ def boots(db: sqlite3.Connection, model: ModelName) -> dict[OfferKey, tuple[floa
         key = OfferKey(row["type"], row["location"])
         found[key] = (*found.get(key, ()), float(row["seconds"]))[-_KEPT_BOOTS:]
     return found
+
+
+def listing_lags(db: sqlite3.Connection) -> ListingLags:
+    row = db.execute("SELECT count(*) AS launches, max(seconds) AS s FROM listing_lags").fetchone()
+    return ListingLags(row["launches"], row["s"] or 0.0)
 
 
 def orphans(db: sqlite3.Connection) -> tuple[Orphan, ...]:
@@ -73,6 +78,7 @@ def add_start(db: sqlite3.Connection, now: datetime) -> tuple[datetime, ...]:
 def prune(db: sqlite3.Connection, before: datetime) -> int:
     """Forget what ended before an instant; returns rows removed."""
     limit = iso(before)
+    longest = f"SELECT node FROM listing_lags ORDER BY seconds DESC LIMIT {_KEPT_LAGS}"
     told = f"SELECT name FROM nodes WHERE {OPEN}"  # an open node's story is kept whole
     with transaction(db):
         gone = [
@@ -83,6 +89,7 @@ def prune(db: sqlite3.Connection, before: datetime) -> int:
                 ("decisions", "at < ?"),
                 ("launches", "at < ?"),
                 ("boots", "at < ?"),
+                ("listing_lags", f"at < ? AND node NOT IN ({longest})"),
             )
         ]
     return sum(gone)

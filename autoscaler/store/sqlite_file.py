@@ -10,13 +10,13 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
 
 from autoscaler.errors import StoreUnavailable
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class FileLock:
@@ -102,12 +102,39 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def _migrate(db: sqlite3.Connection, path: Path) -> None:
+    """Bring an older file up to date, one transaction a step, after a copy of it was set aside."""
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA:
         raise StoreUnavailable(
             f"{path}: written by a newer version (schema {version}, this one knows {SCHEMA}): upgrade"
         )
+    if 0 < version < SCHEMA:
+        _set_aside(db, path, version)
     for step in range(version + 1, SCHEMA + 1):
         script = resources.files("autoscaler.store").joinpath(f"schema_{step}.sql").read_text()
-        # executescript commits what was open; BEGIN inside the script makes the step one transaction
-        db.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={step};\nCOMMIT;")
+        try:
+            # executescript commits what was open; BEGIN inside the script makes the step one transaction
+            db.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={step};\nCOMMIT;")
+        except sqlite3.Error as exc:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise StoreUnavailable(
+                f"{path}: cannot be brought from schema {step - 1} to {step} ({exc}): it is as it was; "
+                "mend what is said, or start the version that wrote it"
+            ) from exc
+
+
+def _set_aside(db: sqlite3.Connection, path: Path, version: int) -> None:
+    """Copy the file as it is, for who wants the older version back. Never half a copy under the final name."""
+    kept = path.with_name(f"{path.name}.schema-{version}")
+    half = path.with_name(f"{kept.name}.half")
+    try:
+        half.unlink(missing_ok=True)
+        os.close(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        with closing(sqlite3.connect(half)) as copy:
+            db.backup(copy)
+        half.replace(kept)
+    except (OSError, sqlite3.Error) as exc:
+        raise StoreUnavailable(
+            f"{kept}: cannot copy the store there before it is migrated ({exc}): make room"
+        ) from exc

@@ -34,13 +34,17 @@ def check_epoch(db: sqlite3.Connection, lease: Lease) -> None:
 
 
 def write(db: sqlite3.Connection, before: Node, after: Node, event: NodeEvent | None) -> None:
-    """Replace a row that still equals `before`; whoever changed it in between wins."""
-    done = db.execute(
-        "UPDATE nodes SET state = ?, closed_at = ?, doc = ? WHERE name = ? AND doc = ?",
-        (after.state.value, closed_at(after), _doc(after), before.name, _doc(before)),
-    )
-    if done.rowcount != 1:
+    """Replace a row that still equals `before`; whoever changed it in between wins.
+
+    Rows are compared as values: one that an older version wrote lacks what nodes have learned to say since.
+    """
+    row = db.execute("SELECT doc FROM nodes WHERE name = ?", (before.name,)).fetchone()
+    if row is None or node_of(row) != before:
         raise StoreUnavailable(f"{before.name}: changed meanwhile; look at it again")
+    db.execute(
+        "UPDATE nodes SET state = ?, closed_at = ?, doc = ? WHERE name = ?",
+        (after.state.value, closed_at(after), _doc(after), before.name),
+    )
     if event is not None:
         add_event(db, event)
     if before.state in CLOSED and after.state not in CLOSED:
