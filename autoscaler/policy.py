@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from autoscaler.domain.ids import ModelName
+from autoscaler.images import pinned
 from autoscaler.quantity import Duration, Size, Usd
 
 _SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$"
@@ -109,7 +110,7 @@ class Server(Values):
     in a script.
     """
 
-    image: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._/:@-]{0,255}$")] | None = None
+    image: str | None = None
     port: Annotated[int, Field(ge=1024, le=65000)] = 8000
     args: tuple[str, ...] = ()
     env: dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], str] = {}
@@ -122,6 +123,11 @@ class Server(Values):
     health_path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]*$")] = "/health"
     metrics_path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]*$")] = "/metrics"
     min_driver: Annotated[str, Field(pattern=r"^\d+(\.\d+)*$")] | None = None
+
+    @field_validator("image")
+    @classmethod
+    def _pinned(cls, value: str | None) -> str | None:
+        return value if value is None else str(pinned(value))
 
 
 class Facts(Values):

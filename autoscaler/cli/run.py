@@ -14,7 +14,7 @@ from autoscaler.cli.connection import said_errors
 from autoscaler.config import Config
 from autoscaler.config_file import read_config, read_policies, read_policy
 from autoscaler.errors import AutoscalerError, ConfigError
-from autoscaler.nodes.startup.presets import refuse_moving_tag
+from autoscaler.nodes.startup.presets import driver_note
 from autoscaler.observe.assemble import build_feed
 from autoscaler.observe.targets import rounded_goals
 from autoscaler.policy import Policy
@@ -85,11 +85,10 @@ async def _look_closer(policy: Policy, config: Config | None) -> tuple[str, ...]
     """What only the parts that use a policy can say of it.
 
     Raises:
-        ConfigError: a source of signals or the container image cannot be used as it is written.
+        ConfigError: a source of signals cannot be used as it is written.
     """
-    if policy.server.image is not None:
-        refuse_moving_tag(policy.server.image)
     if config is not None:
         async with aiohttp.ClientSession(trust_env=False) as session:
             await build_feed(policy, config, session).close()
-    return rounded_goals(policy)
+    driver = driver_note(policy)
+    return (*rounded_goals(policy), *((driver,) if driver else ()))

@@ -21,6 +21,8 @@ from autoscaler.nodes.keys import read_token
 from autoscaler.nodes.protocol import Ailment, Coming, Proven
 from autoscaler.nodes.shell import NodeAccess
 from autoscaler.nodes.ssh import SshAccess
+from autoscaler.nodes.startup.pins import ImagePins
+from autoscaler.nodes.startup.presets import server_image
 from autoscaler.nodes.verify import (
     Progress,
     deliver_token,
@@ -50,12 +52,14 @@ class NodeProber:
     Attributes:
         http: a session for nodes, as `verify_http.node_session` makes it.
         access: how nodes are reached; `use` makes it SSH.
+        pins: told which image each verified node serves with; None where nobody keeps it.
     """
 
     config: Config
     http: aiohttp.ClientSession
     clock: Clock
     access: NodeAccess | None = None
+    pins: ImagePins | None = None
     _offers: dict[OfferKey, Offer] = field(default_factory=dict)
     _rechecks: dict[NodeName, _Recheck] = field(default_factory=dict)
 
@@ -86,6 +90,10 @@ class NodeProber:
             seen = await verify(shell, policy, offer, node, self.http, token)
         if isinstance(seen, Progress):
             return Coming(seen.stage)
+        if offer is not None and seen.image_digest is not None and self.pins is not None:
+            image = server_image(policy, offer).image
+            if image is not None:
+                await self.pins.learn(image, seen.image_digest)
         return Proven(seen.tokens_per_s, seen.describe())
 
     async def ailment(

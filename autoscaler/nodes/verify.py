@@ -57,6 +57,7 @@ class Verified:
     Attributes:
         tokens_per_s: of the slowest replica's answer; None for embeddings.
         driver: None on machines without GPUs.
+        image_digest: of the container image that serves, 64 hex digits; None for a server without one.
     """
 
     tokens_per_s: float | None
@@ -64,6 +65,7 @@ class Verified:
     driver: str | None
     has_nvlink: bool
     stages: tuple[StageTime, ...]
+    image_digest: str | None = None
 
     def describe(self) -> str:
         """One line for the node's story."""
@@ -73,6 +75,8 @@ class Verified:
             parts.append(f"{len(self.gpus)} x {self.gpus[0].name}, {link}, driver {self.driver}")
         if self.tokens_per_s is not None:
             parts.append(f"{self.tokens_per_s:.1f} tokens/s")
+        if self.image_digest is not None:
+            parts.append(f"image sha256:{self.image_digest}")
         parts.append(" ".join(f"{stage.name} {stage.seconds:.1f}s" for stage in self.stages))
         return "; ".join(part for part in parts if part)
 
@@ -133,6 +137,7 @@ async def verify(
         driver=facts.gpus[0].driver if facts.gpus else None,
         has_nvlink=facts.has_nvlink,
         stages=boot.stages,
+        image_digest=boot.image_digest,
     )
 
 

@@ -25,8 +25,10 @@ if p="$(cat "$r/pid" 2>/dev/null)"; then [ -d "/proc/$p" ] && echo 'script alive
 [ ! -r "$r/status" ] || echo "status $(head -c 1000 "$r/status")"
 [ ! -r "$r/stages" ] || tail -n 64 "$r/stages" | sed 's/^/stage /'
 [ ! -r "$r/gpus" ] || head -n 32 "$r/gpus" | sed 's/^/gpu /'
+[ ! -r "$r/image" ] || echo "image $(head -c 2000 "$r/image")"
 """
 _STAGE = re.compile(r"stage (\d{1,20}) ([a-z_]{1,32})")
+_DIGEST = re.compile(r"@sha256:([0-9a-f]{64})\b")
 _FAILED = re.compile(r"failed ([a-z_]{1,32}) (\d{1,3}) (.*)")
 
 
@@ -47,6 +49,7 @@ class BootReport:
         failure: what it says it failed with.
         is_dead: it began, did not end, and no such process runs.
         gpus: as it found them, empty before it looked.
+        image_digest: of the container image as the registry gave it out; None before the pull, or unknown.
     """
 
     stage: str | None
@@ -54,6 +57,7 @@ class BootReport:
     failure: str | None = None
     is_dead: bool = False
     gpus: tuple[Gpu, ...] = ()
+    image_digest: str | None = None
 
 
 async def read_boot(shell: NodeShell) -> BootReport:
@@ -74,6 +78,7 @@ def parse_boot(text: str) -> BootReport:
     begun: list[tuple[int, str]] = []
     status, is_alive = "", True
     gpus: list[Gpu] = []
+    digest: str | None = None
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
         if kind == "now" and rest.isdecimal():
@@ -86,6 +91,8 @@ def parse_boot(text: str) -> BootReport:
             is_alive = rest == "alive"
         elif kind == "gpu" and (gpu := parse_gpu(rest)):
             gpus.append(gpu)
+        elif kind == "image" and (named := _DIGEST.search(rest)):
+            digest = named[1]
     failed = _FAILED.fullmatch(status)
     running = status.startswith("running ")
     stage = FINISHED if status == FINISHED else begun[-1][1] if begun else None
@@ -95,6 +102,7 @@ def parse_boot(text: str) -> BootReport:
         failure=f"{failed[1]}: {failed[3]}" if failed else None,
         is_dead=running and not is_alive,
         gpus=tuple(gpus),
+        image_digest=digest,
     )
 
 

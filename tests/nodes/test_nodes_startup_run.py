@@ -15,7 +15,9 @@ import asyncssh
 import pytest
 
 from autoscaler.nodes.hostkey import is_proven
-from autoscaler.policy import Policy
+from autoscaler.nodes.startup.presets import presets
+from autoscaler.nodes.verify_boot import parse_boot
+from autoscaler.policy import Engine, Policy
 from tests.nodes.vm_parts import NONCE, machine, offer, policy, script, until
 
 HOSTILE = (
@@ -31,10 +33,11 @@ HOSTILE = (
     "  ",
 )
 GPU = "{index}, NVIDIA L40S, 46068, {driver}, 0"
+DIGEST = "6cf9" * 16
 DOCKER = """#!/bin/bash
 printf '%s\\0' "$@" >>"$BOX/docker.calls"; printf '\\1\\0' >>"$BOX/docker.calls"
 case "$1 ${2-}" in
-    "image inspect") [ -e "$BOX/pulled" ] ;;
+    "image inspect") [ -e "$BOX/pulled" ] || exit 1; echo "[\\"vllm/vllm-openai@sha256:$DIGEST\\"]" ;;
     pull*) [ ! -e "$BOX/no-hub" ] || { echo 'toomanyrequests: slow down' >&2; exit 1; }; touch "$BOX/pulled" ;;
     "inspect --format") cat "$BOX/restarts" ;;
     inspect*) [ -e "$BOX/running" ] ;;
@@ -73,6 +76,7 @@ class Box:
         environment = {
             "PATH": f"{self.path / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin",
             "BOX": str(self.path),
+            "DIGEST": DIGEST,
             "VM_ROOT": str(self.root),
             "VM_ADDRESS": self.address,
         }
@@ -103,6 +107,10 @@ class Box:
             else:
                 calls[-1].append(word)
         return [call for call in calls if call[:1] == [verb]]
+
+
+def default_image() -> str:
+    return presets()[Engine.VLLM][0].images["gpu"]
 
 
 @pytest.fixture
@@ -236,9 +244,16 @@ async def test_an_old_driver_fails_before_the_pull_and_names_what_would_fit(box:
     assert code == 1
     assert box.read("status") == (
         "failed driver 1 driver 535.161.08 is older than 570.26, which vllm/vllm-openai:v0.10.2 "
-        "needs; fits this driver: vllm/vllm-openai:v0.8.5"
+        f"needs; fits driver 535.161.08: preset vllm-0.8.5 ({default_image()})"
     )
     assert box.docker("pull") == []
+
+
+async def test_the_digest_that_was_pulled_is_said(box: Box) -> None:
+    async with healthy(box):
+        await box.run(script(policy(), offer()).text)
+
+    assert parse_boot("image " + box.read("image")).image_digest == DIGEST
 
 
 async def test_raw_local_disks_are_joined_and_hold_the_weights(box: Box) -> None:
@@ -283,7 +298,7 @@ async def test_a_hub_that_refuses_ends_the_pull_in_time_with_its_words(box: Box)
 
     await box.run(script(quick(), offer()).text)
 
-    assert box.read("status").startswith("failed pull 1 cannot pull vllm/vllm-openai:v0.8.5 within")
+    assert box.read("status").startswith(f"failed pull 1 cannot pull {default_image()} within")
     assert box.read("status").endswith("toomanyrequests: slow down")
 
 

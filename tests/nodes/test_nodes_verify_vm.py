@@ -112,6 +112,26 @@ async def test_every_kind_of_server_is_started_and_verified(
     seen = await verified(vm, model, offer(), http)
 
     assert (seen.tokens_per_s is None) == (engine == "embedding")
+    assert f"image sha256:{seen.image_digest}" in seen.describe()
+
+
+async def test_a_driver_too_old_for_the_image_fails_before_the_pull_and_names_what_fits(
+    machines: LocalMachines, http: aiohttp.ClientSession
+) -> None:
+    model = policy(server={"image": "vllm/vllm-openai:v0.10.2"})
+    vm = machine(script(model, offer()).text, offer())
+
+    await machines.boot(vm, 0.05)
+
+    with pytest.raises(VerificationFailed) as failed:
+        await verified(vm, model, offer(), http)
+    assert "driver 535.161.08 is older than 570.26, which vllm/vllm-openai:v0.10.2" in str(
+        failed.value
+    )
+    assert "fits driver 535.161.08: preset vllm-0.8.5 (vllm/vllm-openai:v0.8.5@sha256:" in str(
+        failed.value
+    )
+    assert "[pull]" not in str(failed.value)  # the end of the script's log
 
 
 async def test_a_custom_script_serves_on_a_vm_without_gpus(

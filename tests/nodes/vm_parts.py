@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeVar
@@ -55,9 +55,12 @@ def offer(gpus: int = 1, gpu: str | None = "l40s") -> Offer:
     )
 
 
-def script(rendered: Policy, on: Offer, nonce: str = NONCE) -> StartupScript:
+def script(
+    rendered: Policy, on: Offer, nonce: str = NONCE, pins: Mapping[str, str] | None = None
+) -> StartupScript:
     """The script of a node with as many replicas as fit."""
-    return render(rendered, on, nonce=nonce, replicas=replicas_of(rendered, on), config=CONFIG)
+    replicas = replicas_of(rendered, on)
+    return render(rendered, on, nonce=nonce, replicas=replicas, config=CONFIG, pins=pins or {})
 
 
 def machine(text: str, on: Offer, **changes: object) -> MachineSpec:

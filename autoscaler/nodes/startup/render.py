@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import jinja2
 
@@ -59,20 +61,27 @@ def replicas_of(policy: Policy, offer: Offer) -> int:
 
 
 def render(
-    policy: Policy, offer: Offer, *, nonce: str, replicas: int, config: Config
+    policy: Policy,
+    offer: Offer,
+    *,
+    nonce: str,
+    replicas: int,
+    config: Config,
+    pins: Mapping[str, str] = MappingProxyType({}),
 ) -> StartupScript:
     """Write the scripts of one node.
 
     Args:
         nonce: 256 random bits as 64 hex digits, this node's alone.
         replicas: model servers to start; `replicas_of` says how many fit.
+        pins: the digests that tags stood for when a node first pulled them.
 
     Raises:
-        ConfigError: the policy cannot run on this offer, its image moves, its script cannot be read, or the script
+        ConfigError: the policy cannot run on this offer, its script cannot be read, or the script
             would be larger than the cloud takes.
     """
     _check(policy, offer, nonce, replicas)
-    chosen = server_image(policy, offer)
+    chosen = server_image(policy, offer, pins)
     values = _values(policy, offer, chosen, nonce=nonce, replicas=replicas, config=config)
     template = _environment().get_template(_TEMPLATES[policy.engine])
     used = set(re.findall(r"\b[A-Z][A-Z0-9_]+\b", template.render(values=[])))
@@ -141,7 +150,7 @@ def _values(
         "HEALTH_WITHIN_S": _seconds(policy.deadlines.health.total_seconds()),
     }
     lists = {
-        "CHOICES": [f"{least} {image}" for least, image in chosen.choices],
+        "CHOICES": [f"{p.min_driver} preset {p.name} ({image})" for p, image in chosen.choices],
         "SERVER_ARGS": list(server.args),
         "SERVER_ENV": [f"{name}={value}" for name, value in sorted(server.env.items())],
     }
