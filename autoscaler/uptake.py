@@ -1,0 +1,107 @@
+"""Policies on their way into force: kept in the store, reloaded, and the firewall's ports that follow from them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+from watchfiles import awatch
+
+from autoscaler.domain.ids import ModelName
+from autoscaler.health import Health
+from autoscaler.market import MarketFeed
+from autoscaler.nodes.firewall import FirewallGate
+from autoscaler.nodes.leases import Leases
+from autoscaler.nodes.startup.render import replicas_of
+from autoscaler.nodes.sweep import ORPHANS_MODEL
+from autoscaler.policies import PolicyBook
+from autoscaler.policy import Policy
+from autoscaler.serve.metrics import Metrics
+from autoscaler.store.protocol import Store
+from autoscaler.wakes import Wakes
+
+log = structlog.get_logger(__name__)
+
+_RELOAD = timedelta(minutes=1)
+_MOST_PORTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyUptake:
+    """Puts policies into force.
+
+    Attributes:
+        start: begins the passes of a model that was added.
+        drop_feed: closes what reads a model's signals, since its policy changed.
+    """
+
+    book: PolicyBook
+    store: Store
+    leases: Leases
+    wakes: Wakes
+    market: MarketFeed
+    firewall: FirewallGate
+    metrics: Metrics
+    health: Health
+    start: Callable[[ModelName], None]
+    drop_feed: Callable[[ModelName], Awaitable[None]]
+
+    async def take_up(self) -> None:
+        """Remember the policies in force, and take up those of models that have nodes and no file any more."""
+        for policy in self.book.policies.values():
+            await self._keep(policy)
+        models = {n.model for n in await self.store.nodes()} - {ORPHANS_MODEL}
+        for model in sorted(models - set(self.book.policies)):
+            kept = await self.store.meta(f"policy:{model}")
+            try:
+                if kept is None:
+                    raise ValueError("it was never kept")
+                self.book.remember(Policy.model_validate_json(kept))
+            except ValueError as exc:
+                self.health.stray = (*self.health.stray, model)
+                log.error("nodes_without_policy", model=model, why=str(exc))
+            else:
+                log.error("policy_vanished", models=[model], do="autoscaler retire MODEL")
+
+    async def _keep(self, policy: Policy) -> None:
+        text = policy.model_dump_json(by_alias=True)
+        await self.store.set_meta(f"policy:{policy.model}", text)
+
+    async def reload(self) -> None:
+        """Read the files again whenever woken, for ever."""
+        # now and then also without a sign: a directory that was replaced is watched no more
+        self.wakes.every("policies", _RELOAD)
+        while True:
+            await self.wakes.wait("policies")
+            change = self.book.reload()
+            self.metrics.reloaded(ok=change.error is None)
+            for model in (*change.added, *change.changed):
+                await self._keep(self.book.policies[model])
+            for model in change.added:
+                await self.leases.acquire(model)
+                self.start(model)
+            for model in change.changed:
+                await self.drop_feed(model)
+                self.wakes.now(f"model {model}")
+            self.want_ports()
+
+    async def watch_files(self, directory: Path, stopping: asyncio.Event) -> None:
+        """Wake a reload when a policy file changes."""
+        async for _ in awatch(directory, stop_event=stopping, debounce=300):
+            self.wakes.now("policies")
+
+    def want_ports(self) -> None:
+        """Every port that a node of any policy may serve on: one per replica."""
+        market = self.market.last
+        ports: set[int] = set()
+        for policy in self.book.policies.values():
+            replicas = max(
+                (replicas_of(policy, offer) for offer in market.offers) if market else (),
+                default=_MOST_PORTS,
+            )
+            ports |= {policy.server.port + i for i in range(max(1, min(replicas, _MOST_PORTS)))}
+        self.firewall.want(sorted(ports))
