@@ -165,6 +165,9 @@ class Timings(Values):
     sweep: Annotated[Duration, floor(30)] = timedelta(seconds=60)
     market: Annotated[Duration, floor(15)] = timedelta(seconds=60)
     settling_time: Annotated[Duration, floor(120)] = timedelta(seconds=600)
+    settling_time_min: Annotated[Duration, floor(120)] = timedelta(seconds=120)
+    settling_time_max: Annotated[Duration, floor(120)] = timedelta(seconds=900)
+    intent_max_age: Annotated[Duration, floor(60)] = timedelta(minutes=10)
     orphan_grace: Annotated[Duration, floor(300)] = timedelta(minutes=10)
     lease_time: Annotated[Duration, floor(21)] = timedelta(seconds=30)
     lease_renew: Annotated[Duration, floor(2)] = timedelta(seconds=5)
@@ -172,9 +175,15 @@ class Timings(Values):
     delete_retry: Annotated[Duration, floor(5)] = timedelta(seconds=5)
     delete_retry_max: Annotated[Duration, floor(30)] = timedelta(minutes=5)
     delete_alarm: Annotated[Duration, floor(60)] = timedelta(minutes=15)
+    alarm_repeat: Annotated[Duration, floor(300)] = timedelta(hours=1)
+    closed_memory: Annotated[Duration, floor(86400)] = timedelta(days=30)
+    disk_search: Annotated[Duration, floor(600)] = timedelta(hours=1)
+    blind_drain: Annotated[Duration, floor(60)] = timedelta(minutes=30)
     in_flight_gap: Annotated[Duration, floor(2)] = timedelta(seconds=2)
     ssh_retry: Annotated[Duration, floor(5)] = timedelta(seconds=5)
     ssh_timeout: Annotated[Duration, floor(2)] = timedelta(seconds=10)
+    ssh_keepalive: Annotated[Duration, floor(5)] = timedelta(seconds=15)
+    diagnostics: Annotated[Duration, floor(10)] = timedelta(seconds=60)
     recheck: Annotated[Duration, floor(60)] = timedelta(hours=1)
     liveness: Annotated[Duration, floor(2)] = timedelta(seconds=10)
     unhealthy_after: Annotated[Duration, floor(5)] = timedelta(seconds=30)
@@ -184,6 +193,15 @@ class Timings(Values):
     start_caution: Annotated[Duration, floor(60)] | None = None  # default: one stabilization window
     clock_jump: Annotated[Duration, floor(1)] = timedelta(seconds=2)
     retention: Annotated[Duration, floor(3600)] = timedelta(days=30)
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.settling_time_min > self.settling_time_max:
+            raise ValueError(
+                f"settling_time_min: found {show_duration(self.settling_time_min)}, the most is "
+                f"{show_duration(self.settling_time_max)} (settling_time_max)"
+            )
+        return self
 
 
 class LogSettings(Values):

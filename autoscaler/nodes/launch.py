@@ -85,7 +85,7 @@ class Launcher:
         self._public_key = public_key
         self._forbidden = forbidden
         self._on_payment = on_payment
-        self._create_call = create_timeout + _CALL_SLACK
+        self.create_timeout = create_timeout
 
     async def prepare(self, node: Node, policy: Policy) -> CreateRequest:
         """The create call to make, whole, once nothing stands in its way: afterwards only the call itself can fail.
@@ -123,7 +123,7 @@ class Launcher:
         Raises:
             HeldBack: our own rate limit had no place for it and nothing was sent, so the name is not used up.
         """
-        await self._leases.fresh(node.model, self._create_call.total_seconds())
+        await self._leases.fresh(node.model, (self.create_timeout + _CALL_SLACK).total_seconds())
         try:
             created = await self._cloud.create(request)
         except (OutcomeUnknown, SchemaError) as exc:

@@ -32,7 +32,6 @@ from autoscaler.nodes.operations import OperationsFeed, poll_pause
 from autoscaler.nodes.protocol import Coming, Prober, Proven
 from autoscaler.policy import Engine, Policy
 
-BLIND_DRAIN = timedelta(minutes=30)  # of a node without a policy: the longest generation we expect
 _SILENT_ENGINES = (Engine.EMBEDDING, Engine.CUSTOM)  # they export no count of requests in flight
 
 
@@ -304,7 +303,7 @@ class Looker:
         count = None
         if policy is not None and not is_silent:
             count = await self._prober.in_flight(node, policy)
-        deadline = policy.drain.deadline if policy is not None else BLIND_DRAIN
+        deadline = policy.drain.deadline if policy is not None else self._timings.blind_drain
         return 0 if count is None and now - node.since >= deadline else count
 
     async def _terminating(self, node: Node, memory: NodeMemory) -> Sighting:

@@ -66,8 +66,14 @@ class NodeProber:
     def use(self, key: asyncssh.SSHKey) -> None:
         """Reach nodes over SSH with this client key."""
         ssh = self.config.ssh
-        timeout_s = self.config.timings.ssh_timeout.total_seconds()
-        self.access = SshAccess(key, ssh.user, ssh.port, timeout_s)
+        timings = self.config.timings
+        self.access = SshAccess(
+            key,
+            ssh.user,
+            ssh.port,
+            timings.ssh_timeout.total_seconds(),
+            timings.ssh_keepalive.total_seconds(),
+        )
 
     async def contact(self, node: Node) -> str:
         """Prove and return the host key (`Prober`)."""

@@ -35,17 +35,14 @@ from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.lifecycle import Effect, Rules, Sighting, Step, next_step
 from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.liveness import judge
-from autoscaler.nodes.look import BLIND_DRAIN, Looker, NodeMemory
+from autoscaler.nodes.look import Looker, NodeMemory
 from autoscaler.nodes.protocol import Prober
+from autoscaler.nodes.settling import SettlingTime
 from autoscaler.policy import Mode, OnDeadline, Policy
 from autoscaler.store.protocol import Store
 
 log = structlog.get_logger(__name__)
 
-_DIAGNOSTICS_TIME = timedelta(seconds=60)
-# A market moves within minutes, and so does demand; what waited longer (for a firewall rule, a daemon) is decided anew.
-_INTENT_MAX_AGE = timedelta(minutes=10)
-_ALARM_AGAIN = timedelta(hours=1)
 _QUEUE_FACTOR = 1.2  # requests placed on one replica beyond B*, so that its batch never runs dry
 
 
@@ -66,6 +63,7 @@ class Parts:
     market: Callable[[], Market | None]
     changed: Callable[[Node, Node], None]  # told of every recorded change of state
     cut: Callable[[ModelName], None] = lambda model: None  # told of every drain that cut requests
+    settling: Callable[[timedelta], None] = lambda length: None  # told of the settling time in use
 
 
 class NodeRunner:
@@ -84,6 +82,13 @@ class NodeRunner:
         )
         self._open: tuple[Node, ...] = ()
         self._ages = Ages(parts.clock)
+        self._settling = SettlingTime(
+            parts.store,
+            parts.clock,
+            parts.timings,
+            parts.launcher.create_timeout,
+            parts.settling,
+        )
         self._memories: dict[NodeName, NodeMemory] = {}
         self._wakes: dict[NodeName, asyncio.Event] = {}
         self._held: str | None = None
@@ -119,6 +124,7 @@ class NodeRunner:
         while True:
             try:
                 await self._start_new(tasks)
+                await self.learn()
                 self.judge()
             except StoreUnavailable as exc:
                 log.warning("nodes_not_read", why=str(exc))
@@ -138,6 +144,10 @@ class NodeRunner:
             if node.name not in self._wakes:
                 self._wakes[node.name] = asyncio.Event()
                 tasks.create_task(self._live(node.name), name=f"node {node.name}")
+
+    async def learn(self) -> None:
+        """Learn from the newest listing how long machines take to be listed."""
+        await self._settling.learn(self._parts.inventory)
 
     def judge(self) -> None:
         """Condemn serving nodes on the word of two witnesses, but never most of the fleet at once."""
@@ -232,10 +242,12 @@ class NodeRunner:
             return await self._cancel(node, str(exc))
         sent = replace(node, state=State.CREATING, since=now, sent_at=now, reason="create sent")
         await self._advance(node, sent, "the intent is durable")
+        self._settling.sent(sent.name)
         try:
             await self._parts.launcher.create(sent, policy, request)
         except HeldBack as exc:
             # No call was made under its name, so it may still be made.
+            self._settling.forget(sent.name)
             why = f"nothing was sent: {exc}"
             await self._advance(sent, replace(node, since=now, reason=why), why)
             return False
@@ -251,7 +263,8 @@ class NodeRunner:
         if policy is not None and policy.mode is not Mode.ACTIVE:
             return f"not sent: the policy's mode is {policy.mode}"
         waited = now - node.created_at
-        if waited >= _INTENT_MAX_AGE:
+        # A market moves within minutes, and so does demand: what waited for a firewall rule or a daemon is stale.
+        if waited >= self._parts.timings.intent_max_age:
             return f"not sent for {waited.total_seconds():.0f} s: it is decided anew"
         return None
 
@@ -269,7 +282,7 @@ class NodeRunner:
         return looked
 
     def _rules(self, policy: Policy | None) -> Rules:
-        deadlines = {State.FAILED: _DIAGNOSTICS_TIME}
+        deadlines = {State.FAILED: self._parts.timings.diagnostics}
         if policy is not None:
             deadlines |= {
                 State.CREATING: policy.deadlines.creating,
@@ -279,7 +292,7 @@ class NodeRunner:
             }
         cut = policy is not None and policy.drain.on_deadline is OnDeadline.CUT
         registering = policy.deadlines.registering if policy is not None else timedelta.max
-        return Rules(deadlines, self._parts.timings.settling_time, registering, cut)
+        return Rules(deadlines, self._settling.length, registering, cut)
 
     def _after(
         self, node: Node, seen: Sighting, step: Step, memory: NodeMemory, now: datetime
@@ -398,7 +411,8 @@ class NodeRunner:
         age = now - node.since
         stays = step.state is node.state
         policy = self._parts.policies().get(node.model)
-        deadline = policy.drain.deadline if policy is not None else BLIND_DRAIN
+        blind = self._parts.timings.blind_drain
+        deadline = policy.drain.deadline if policy is not None else blind
         memory.drain_overdue = stays and node.state is State.DRAINING and age >= deadline
         stuck = node.state is State.TERMINATING and age >= self._parts.timings.delete_alarm
         at_s = self._parts.clock.boot_s()
@@ -406,7 +420,7 @@ class NodeRunner:
             memory.next_alarm_s = 0.0
         if not (memory.drain_overdue or (stuck and stays)) or at_s < memory.next_alarm_s:
             return
-        memory.next_alarm_s = at_s + _ALARM_AGAIN.total_seconds()
+        memory.next_alarm_s = at_s + self._parts.timings.alarm_repeat.total_seconds()
         since = node.since.isoformat(timespec="seconds")
         if stuck:
             log.error("delete_stuck", node=node.name, since=since, why=step.reason)

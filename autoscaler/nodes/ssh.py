@@ -21,7 +21,6 @@ from autoscaler.nodes.remote_text import printable
 from autoscaler.nodes.shell import OUTPUT_BYTES, CommandOutput, NodeShell
 
 HOST_KEY_ALGORITHM = "ssh-ed25519"
-KEEPALIVE_S = 15
 ANSWER_GRACE_S = 10.0  # past the command's own limit, for the way there and back
 KILL_AFTER_S = 5
 _CHUNK_BYTES = 32 * 1024
@@ -34,12 +33,14 @@ class SshAccess:
 
     Attributes:
         timeout_s: for the TCP connection, and again for the login.
+        keepalive_s: a session that is silent for this long is asked for a sign of life.
     """
 
     key: asyncssh.SSHKey
     user: str
     port: int
     timeout_s: float
+    keepalive_s: float = 15.0
 
     async def first_contact(self, address: str, nonce: str) -> str:
         """Learn and prove a node's host key (`NodeAccess`). Nothing secret is sent."""
@@ -88,7 +89,7 @@ class SshAccess:
                         known_hosts=([trusted], [], []),
                         server_host_key_algs=[HOST_KEY_ALGORITHM],
                         login_timeout=self.timeout_s,
-                        keepalive_interval=KEEPALIVE_S,
+                        keepalive_interval=self.keepalive_s,
                         preferred_auth="publickey",
                         config=None,
                         agent_path=None,

@@ -16,7 +16,7 @@ from autoscaler.clock import Clock
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.config import Timings
 from autoscaler.domain.ids import DecisionId, IntentId, ModelName, NodeName, parse_name, slug
-from autoscaler.domain.machine import Inventory, Machine
+from autoscaler.domain.machine import Disk, Inventory, Machine
 from autoscaler.domain.money import ZERO, Money
 from autoscaler.domain.node import CLOSED, Node, NodeEvent, State
 from autoscaler.domain.offer import Market, OfferKey
@@ -34,10 +34,6 @@ from autoscaler.store.protocol import Store
 
 log = structlog.get_logger(__name__)
 
-_CLOSED_MEMORY = timedelta(
-    days=30
-)  # a machine of a closed row may surface this late and is still known
-_DISKS_FOR = timedelta(hours=1)  # how long after a machine's end its system disk is looked for
 ORPHANS_MODEL = ModelName("orphans")  # the lease and the rows of machines that no policy claims
 
 
@@ -62,6 +58,7 @@ class Sweeper:
         self._timings = timings
         self._mark = mark
         self._confirmed = False
+        self._disks_told: frozenset[str] = frozenset()
         self.findings = Findings()
         self.swept_at: datetime | None = None
 
@@ -80,7 +77,7 @@ class Sweeper:
         """
         now = self._clock.now()
         inventory = await self._inventory.latest(timedelta(0))
-        rows = await self._store.nodes(closed_since=now - _CLOSED_MEMORY)
+        rows = await self._store.nodes(closed_since=now - self._timings.closed_memory)
         attempts = {
             parts.intent: await self._store.last_attempt(parts.intent)
             for machine in inventory.machines
@@ -200,19 +197,38 @@ class Sweeper:
 
     async def _clear_disks(self, rows: tuple[Node, ...], now: datetime) -> None:
         """Delete system disks that should have gone with a machine. Other disks are nobody's but the operator's."""
-        gone = [row for row in rows if row.gone_at is not None and now - row.gone_at < _DISKS_FOR]
-        names = {f"OS-disk-{row.machine_id}" for row in gone if row.machine_id is not None}
-        if not names:
+        searched = self._timings.disk_search
+        left = {
+            f"OS-disk-{row.machine_id}": row
+            for row in rows
+            if row.machine_id is not None
+            and row.gone_at is not None
+            and now - row.gone_at < searched
+        }
+        if not left:
             return
         try:
-            for disk in await self._cloud.disks():
-                if disk.name in names and not disk.attached_to:
-                    log.warning("disk_left_behind", disk=disk.id, name=disk.name)
-                    await self._cloud.delete_disk(disk.id)
+            disks = [disk for disk in await self._cloud.disks() if disk.name in left]
+            spare = [disk for disk in disks if not disk.attached_to]
+            for disk in spare:
+                await self._clear_disk(disk, left[disk.name], now)
+            self._disks_told &= {disk.id for disk in spare}
         except EndpointMissing:
             return
         except (CloudUnavailable, OutcomeUnknown, Rejected, SchemaError) as exc:
             log.warning("disks_not_cleared", why=str(exc))
+
+    async def _clear_disk(self, disk: Disk, row: Node, now: datetime) -> None:
+        """Ask for a disk to be deleted, at each sweep until it is gone; told once."""
+        log.warning("disk_left_behind", disk=disk.id, name=disk.name)
+        await self._cloud.delete_disk(disk.id)
+        if disk.id in self._disks_told:
+            return
+        cause = "its system disk was left behind"
+        detail = f"disk {disk.id} ({disk.name}, {disk.size_gib:g} GiB) deleted"
+        event = replace(_event(row, cause, now), kind="disk_deleted", detail=detail)
+        await self._store.add_event(event)
+        self._disks_told |= {disk.id}
 
 
 def _price(key: OfferKey, rows: Iterable[Node], market: Market | None) -> Money:

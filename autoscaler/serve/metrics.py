@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prometheus_client import (
     CollectorRegistry,
@@ -65,6 +65,9 @@ class Metrics:
         self._stock = gauge("offers_in_stock", "Offers said to be in stock")
         self._policies = gauge("policies_valid", "1 while the policy files are valid")
         self._safe = gauge("safe_mode", "1 while launches are off after too many starts")
+        self._settling = gauge(
+            "settling_time_seconds", "How long an unanswered create call is waited for"
+        )
         self._policies.set(1)
         self._passes = counter("passes_total", "Passes that ended", model)
         self._failures = counter("pass_failures_total", "Passes cut short", ("model", "error"))
@@ -118,6 +121,9 @@ class Metrics:
 
     def requests_cut(self, model: ModelName) -> None:
         self._cuts.labels(model).inc()
+
+    def settling_time(self, length: timedelta) -> None:
+        self._settling.set(length.total_seconds())
 
     def swept(self, findings: Findings) -> None:
         self._orphans.set(len(findings.orphans))

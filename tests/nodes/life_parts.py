@@ -431,6 +431,7 @@ class Life:
     bad_script: list[ConfigError] = field(default_factory=list)
     markets: list[Market] = field(default_factory=list)
     unpaid: list[str] = field(default_factory=list)
+    settling: list[timedelta] = field(default_factory=list)
     pause_s: float = 2.0
 
     async def add(self, row: Node) -> Node:
@@ -469,6 +470,7 @@ class Life:
             await self.runner.step(row)
         except AutoscalerError as exc:
             self.failures.append(exc)
+        await self.runner.learn()
         await self.leases.renew_all()
         self.clock.move(self.pause_s)
         return await self.get(name)
@@ -507,6 +509,7 @@ async def life(
     forbidden: list[str] = []
     bad_script: list[ConfigError] = []
     unpaid: list[str] = []
+    settling: list[timedelta] = []
     launcher = _launcher(store, cloud, clock, leases, market, forbidden, bad_script, unpaid)
     policies = {MODEL: policy()}
     runner = NodeRunner(
@@ -523,12 +526,13 @@ async def life(
             policies=lambda: policies,
             market=lambda: market[0],
             changed=lambda before, after: None,
+            settling=settling.append,
         )
     )
     made = Life(
         store, clock, cloud, balancer, prober, leases, launcher, runner, inventory, policies
     )
-    made.unpaid = unpaid
+    made.unpaid, made.settling = unpaid, settling
     made.forbidden, made.bad_script, made.markets = forbidden, bad_script, market
     return made
 

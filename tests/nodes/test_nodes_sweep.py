@@ -268,7 +268,43 @@ async def test_a_system_disk_left_behind_is_deleted_and_no_other(
 
     await sweeper.sweep(SLUGS, MARKET)
 
+    told = [e for e in await alive.store.events(node=row.name) if e.kind == "disk_deleted"]
     assert alive.cloud.sent("delete_disk") == ["mine"]
+    assert [(e.actor, e.model) for e in told] == [("sweep", MODEL)]
+    assert f"disk mine (OS-disk-{row.machine_id}, 100 GiB)" in told[0].detail
+
+
+async def test_a_disk_that_stays_although_its_delete_was_accepted_is_asked_for_again_and_told_once(
+    alive: Life, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = node(State.GONE, machine_id=MachineId("m1"), gone_at=NOON)
+    lease = alive.leases.current(MODEL)
+    await alive.store.insert(lease, gone, NodeEvent(NOON, "x", MODEL, gone.name, None, "x", "x"))
+    asked: list[str] = []
+
+    async def accept(disk_id: str) -> None:
+        asked.append(disk_id)
+
+    monkeypatch.setattr(alive.cloud, "delete_disk", accept)
+    alive.cloud.spare_disks = [Disk("mine", "OS-disk-m1", 100, "x")]
+    for _ in range(3):
+        await sweeper.sweep(SLUGS, MARKET)
+
+    kinds = [event.kind for event in await alive.store.events(node=gone.name)]
+    assert asked == ["mine"] * 3
+    assert kinds.count("disk_deleted") == 1
+
+
+async def test_a_disk_is_looked_for_as_long_as_is_configured(alive: Life, sweeper: Sweeper) -> None:
+    gone = node(State.GONE, machine_id=MachineId("m1"), gone_at=NOON)
+    lease = alive.leases.current(MODEL)
+    await alive.store.insert(lease, gone, NodeEvent(NOON, "x", MODEL, gone.name, None, "x", "x"))
+    alive.cloud.spare_disks = [Disk("mine", "OS-disk-m1", 100, "x")]
+    alive.clock.move(TIMINGS.disk_search.total_seconds())
+
+    await sweeper.sweep(SLUGS, MARKET)
+
+    assert alive.cloud.sent("delete_disk") == []
 
 
 # what failures teach
