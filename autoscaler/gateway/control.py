@@ -6,6 +6,7 @@ Changes are POSTs with a JSON body, since model names have slashes. Each may be 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,8 +17,10 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from autoscaler.gateway import report, schema
+from autoscaler.gateway.endpoint import Endpoint
 from autoscaler.gateway.exposition import render
-from autoscaler.gateway.pool import Endpoint, Pool
+from autoscaler.gateway.outlook import Outlook
+from autoscaler.gateway.pool import Pool
 from autoscaler.gateway.pools import Pools
 from autoscaler.gateway.state_file import StateFile
 
@@ -51,6 +54,7 @@ class Control:
         app.router.add_post("/v1/wait", self.wait)
         app.router.add_post("/v1/pools/put", self.put_pool)
         app.router.add_post("/v1/pools/remove", self.remove_pool)
+        app.router.add_post("/v1/pools/expect", self.expect)
         app.router.add_post("/v1/endpoints/add", self.add_endpoint)
         app.router.add_post("/v1/endpoints/drain", self.drain_endpoint)
         app.router.add_post("/v1/endpoints/remove", self.remove_endpoint)
@@ -91,7 +95,8 @@ class Control:
             {
                 "boot_id": self.pools.boot_id,
                 "generation": self.pools.generation,
-                "models": {pool.settings.model: pool.waiting for pool in fresh},
+                # one at least: what was refused in vain wants a node all the same
+                "models": {pool.settings.model: max(1, pool.waiting) for pool in fresh},
             }
         )
 
@@ -112,21 +117,30 @@ class Control:
         asked = await _read(request, schema.PoolRemoval)
         pool = self.pools.by_model.get(asked.model)
         if pool is not None:
-            busy = pool.in_flight + pool.waiting
+            busy = pool.in_flight + pool.running_elsewhere + pool.waiting + pool.waiting_elsewhere
             if busy and not asked.force:
                 raise _Refusal(409, f"{busy} requests are in the pool", {"model": "busy"})
             self.pools.remove(pool)
             self.pools.note_change()
         return await self._changed(None)
 
+    async def expect(self, request: web.Request) -> web.Response:
+        """Take note of an estimate. It is not kept over a restart: the next pass says it anew."""
+        asked = await _read(request, schema.ExpectBody)
+        now = time.monotonic()
+        self._pool(asked.model).expect(
+            Outlook(likely_at=now + asked.likely_s, soonest_at=now + asked.soonest_s)
+        )
+        return _json({"boot_id": self.pools.boot_id, "generation": self.pools.generation})
+
     async def add_endpoint(self, request: web.Request) -> web.Response:
         asked = await _read(request, schema.EndpointBody)
         pool = self._pool(asked.model)
         known = pool.endpoints.get(asked.id)
-        if known is not None and known.url != asked.url and known.in_flight:
+        if known is not None and known.url != asked.url and known.load:
             raise _Refusal(
                 409,
-                f"endpoint {asked.id!r} has {known.in_flight} requests in flight at {known.url}",
+                f"endpoint {asked.id!r} has {known.load} requests in flight at {known.url}",
                 {"url": "another one, with requests in flight"},
             )
         if known is None or not _is_same(known, asked.value()):
@@ -152,11 +166,11 @@ class Control:
         pool = self._pool(asked.model)
         endpoint = pool.endpoints.get(asked.id)
         if endpoint is not None:
-            if endpoint.in_flight and not asked.force:
+            if endpoint.load and not asked.force:
                 raise _Refusal(
                     409,
-                    f"endpoint {asked.id!r} has {endpoint.in_flight} requests in flight",
-                    {"id": f"in_flight is {endpoint.in_flight}"},
+                    f"endpoint {asked.id!r} has {endpoint.load} requests in flight",
+                    {"id": f"in_flight is {endpoint.load}"},
                 )
             pool.remove(endpoint)
             self.pools.note_change()

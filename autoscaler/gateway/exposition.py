@@ -126,8 +126,16 @@ _COUNTERS: tuple[tuple[str, str, Callable[[Pool], float]], ...] = (
 )
 
 _GAUGES: tuple[tuple[str, str, Callable[[Pool], float]], ...] = (
-    ("requests_in_flight", "Requests at the endpoints.", lambda p: p.in_flight),
-    ("requests_waiting", "Requests held or queued here.", lambda p: p.waiting),
+    (
+        "requests_in_flight",
+        "Requests at the endpoints.",
+        lambda p: p.in_flight + p.running_elsewhere,
+    ),
+    (
+        "requests_waiting",
+        "Requests held or queued here.",
+        lambda p: p.waiting + p.waiting_elsewhere,
+    ),
     ("waiting_bytes", "Bodies of the requests held or queued.", lambda p: p.waiting_bytes),
     ("oldest_wait_seconds", "Age of the request that waits longest.", lambda p: p.oldest_wait_s()),
 )

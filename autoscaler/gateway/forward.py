@@ -10,8 +10,8 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import structlog
@@ -19,11 +19,14 @@ from aiohttp import web
 from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
+from autoscaler.gateway.affinity import key_of
 from autoscaler.gateway.connection import ClientConnection
+from autoscaler.gateway.endpoint import Endpoint
 from autoscaler.gateway.errors import RequestError
 from autoscaler.gateway.framing import Head
+from autoscaler.gateway.held import COLD_START, Collected, HeldStream, asks_for_events
 from autoscaler.gateway.passage import Passage, PassedResponse
-from autoscaler.gateway.pool import Endpoint, Pool, Refused, Ticket
+from autoscaler.gateway.pool import Pool, Refused, Ticket
 from autoscaler.gateway.settings import GatewaySettings
 from autoscaler.gateway.upstream import (
     ConnectFailed,
@@ -35,7 +38,6 @@ from autoscaler.gateway.upstream import (
 
 log = structlog.get_logger(__name__)
 
-COLD_START = "x-autoscaler-cold-start"
 HELD_MS = "x-autoscaler-held-ms"
 ENDPOINT = "x-autoscaler-endpoint"  # the first thing that is asked about a bad answer
 
@@ -46,17 +48,21 @@ _HOP_BY_HOP = frozenset(
     )
 )
 # The body was read whole and inflated, so these no longer describe it.
-_NOT_TO_NODE = _HOP_BY_HOP | {b"host", b"content-length", b"content-encoding", b"expect"}
+_REPLACED = {b"host", b"content-length", b"content-encoding", b"expect"}
+# What opens this door is no node's business.
+_SECRETS = {b"authorization", b"cookie", b"api-key", b"x-api-key"}
+_NOT_TO_NODE = _HOP_BY_HOP | _REPLACED | _SECRETS
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request to be forwarded: where to, and the body as it is to be sent."""
+    """A request to be forwarded: where to, the body as it is to be sent, and headers for its answer."""
 
     request: web.BaseRequest
     pool: Pool
     ticket: Ticket
     body: bytes
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(eq=False, slots=True)
@@ -73,28 +79,60 @@ class Forwarder:
             RequestError: nothing was answered yet; tell the client.
             ConnectionError: the answer was broken off, by either side.
         """
-        pool = call.pool
+        pool, ticket = call.pool, call.ticket
+        if pool.settings.affinity is not None:
+            ticket.affinity = key_of(pool.settings.affinity, call.request.headers, call.body)
+        endpoint = pool.take_now(ticket)
+        if endpoint is not None:
+            node = await self._reach(call, endpoint)
+            if node is not None:
+                return await self._serve(call, endpoint, node, None)
+        every_s = pool.settings.sse_comment_s
+        if not every_s or not asks_for_events(call.body):
+            return await self._wait(call, None)
+        held = HeldStream(call.request, ticket, every_s)
+        try:
+            async with held.beating():
+                return await self._wait(call, held)
+        except RequestError as error:
+            if held.response is None:
+                raise
+            return await held.fail(error)
+
+    async def _wait(self, call: Call, held: HeldStream | None) -> web.StreamResponse:
         while True:
             endpoint = await _acquire(call)
-            try:
-                node = await self._connect(pool, endpoint)
-            except ConnectFailed as failure:
-                call.ticket.tries += 1
-                pool.connect_failed(endpoint)
-                log.debug("connect_failed", endpoint=endpoint.id, error=str(failure))
-                continue
-            except asyncio.CancelledError:
-                endpoint.is_probed = False
-                pool.release(endpoint)
-                pool.figures.client_gone_total += 1
-                raise
-            pool.connected(endpoint)
-            pool.figures.queue_time.observe(call.ticket.waited_s)
-            pool.figures.cold_starts_total += call.ticket.is_cold
-            try:
-                return await self._exchange(call, endpoint, node)
-            finally:
-                pool.release(endpoint)
+            node = await self._reach(call, endpoint)
+            if node is not None:
+                return await self._serve(call, endpoint, node, held)
+
+    async def _reach(self, call: Call, endpoint: Endpoint) -> NodeConnection | None:
+        """Connect to an endpoint that was taken; None when it refuses, and the call is to wait for another."""
+        pool = call.pool
+        try:
+            return await self._connect(pool, endpoint)
+        except ConnectFailed as failure:
+            call.ticket.tries += 1
+            pool.connect_failed(endpoint)
+            log.debug("connect_failed", endpoint=endpoint.id, error=str(failure))
+            return None
+        except asyncio.CancelledError:
+            endpoint.is_probed = False
+            pool.release(endpoint)
+            pool.figures.client_gone_total += 1
+            raise
+
+    async def _serve(
+        self, call: Call, endpoint: Endpoint, node: NodeConnection, held: HeldStream | None
+    ) -> web.StreamResponse:
+        pool = call.pool
+        pool.connected(endpoint)
+        pool.figures.queue_time.observe(call.ticket.waited_s)
+        pool.figures.cold_starts_total += call.ticket.is_cold
+        try:
+            return await self._exchange(call, endpoint, node, held)
+        finally:
+            pool.release(endpoint)
 
     async def _connect(self, pool: Pool, endpoint: Endpoint) -> NodeConnection:
         # An idle connection proves nothing about an endpoint that refused the last one.
@@ -105,13 +143,20 @@ class Forwarder:
         return await self.upstreams.connect(endpoint.url, pool.settings.connect_timeout_s)
 
     async def _exchange(
-        self, call: Call, endpoint: Endpoint, node: NodeConnection
+        self, call: Call, endpoint: Endpoint, node: NodeConnection, held: HeldStream | None
     ) -> web.StreamResponse:
         figures = call.pool.figures
         is_whole = False
         try:
             head = await self._ask(call, endpoint, node)
-            response = await self._answer(call, endpoint, node, head)
+            if held is not None:
+                await held.quiet()
+            if held is not None and held.response is not None:
+                response = await self._answer_held(call, endpoint, node, head, held)
+            else:
+                response = _response_like(head, call.ticket, endpoint.id)
+        response.headers.update(call.told)
+                await self._pass_on(call, endpoint, node, head, response)
             is_whole = True
         except asyncio.CancelledError:
             figures.client_gone_total += 1
@@ -136,25 +181,43 @@ class Forwarder:
                 _request_bytes(call, endpoint.url), call.pool.settings.read_timeout_s
             )
         except NodeFailed as failure:
-            call.pool.figures.failed_total += 1
-            call.pool.answered(endpoint, well=False)
-            if isinstance(failure, NodeSilent):
-                raise RequestError(504, "node_timeout", str(failure)) from failure
-            raise RequestError(502, "node_failed", str(failure)) from failure
+            raise _node_failed(call, endpoint, failure) from failure
 
-    async def _answer(
-        self, call: Call, endpoint: Endpoint, node: NodeConnection, head: Head
+    async def _answer_held(
+        self, call: Call, endpoint: Endpoint, node: NodeConnection, head: Head, held: HeldStream
     ) -> web.StreamResponse:
+        """Let the node's events follow the comments; anything else that it says becomes one event."""
+        if held.response is None or held.writer is None:
+            raise ConnectionError("the client went away")
+        if _is_plain_stream(head):
+            await self._pass_on(call, endpoint, node, head, held.response, held.writer)
+            return held.response
+        collected = Collected(node.take_early())
+        try:
+            await node.stream_to(collected)
+        except NodeFailed as failure:
+            raise _node_failed(call, endpoint, failure) from failure
+        return await held.fail_with(head.status, collected.body)
+
+    async def _pass_on(
+        self,
+        call: Call,
+        endpoint: Endpoint,
+        node: NodeConnection,
+        head: Head,
+        response: web.StreamResponse,
+        writer: StreamWriter | None = None,
+    ) -> None:
+        """Stream a node's body as that of `response`, whose head was sent already if there is a `writer`."""
         client = call.request.protocol
         assert isinstance(client, ClientConnection)
-        response = _response_like(head, call.ticket, endpoint.id)
         passage = Passage(call.pool, call.ticket, node, client, self.settings.write_timeout_s)
         passage.begin(head.status, response.headers.get("Content-Type", ""))
-        writer: StreamWriter | None = None
         try:
-            prepared = await response.prepare(call.request)
-            assert isinstance(prepared, StreamWriter)
-            writer = prepared
+            if writer is None:
+                prepared = await response.prepare(call.request)
+                assert isinstance(prepared, StreamWriter)
+                writer = prepared
             await _send_head(writer, passage, node.take_early())
             await node.stream_to(passage)
             async with asyncio.timeout(self.settings.write_timeout_s):
@@ -171,7 +234,20 @@ class Forwarder:
         finally:
             passage.detach()
         passage.finish()
-        return response
+
+
+def _node_failed(call: Call, endpoint: Endpoint, failure: NodeFailed) -> RequestError:
+    call.pool.figures.failed_total += 1
+    call.pool.answered(endpoint, well=False)
+    if isinstance(failure, NodeSilent):
+        return RequestError(504, "node_timeout", str(failure))
+    return RequestError(502, "node_failed", str(failure))
+
+
+def _is_plain_stream(head: Head) -> bool:
+    """Say whether a node's answer can follow a head that we sent for it: 200, events, not compressed."""
+    is_events = head.get(b"content-type").lower().startswith(b"text/event-stream")
+    return head.status == 200 and is_events and head.get(b"content-encoding") in (b"", b"identity")
 
 
 async def _acquire(call: Call) -> Endpoint:
@@ -181,7 +257,7 @@ async def _acquire(call: Call) -> Endpoint:
     except Refused as refused:
         pool.figures.reject(refused.reason)
         raise RequestError(
-            503, refused.reason, str(refused), retry_after_s=pool.settings.retry_after_s
+            503, refused.reason, str(refused), retry_after_s=pool.retry_after_s()
         ) from refused
     except asyncio.CancelledError:
         pool.figures.client_gone_total += 1

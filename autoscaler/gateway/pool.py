@@ -12,9 +12,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from autoscaler.gateway.affinity import choose
+from autoscaler.gateway.endpoint import ERROR_STREAK, Endpoint, EndpointState
 from autoscaler.gateway.figures import Figures, Ring
+from autoscaler.gateway.outlook import UNKNOWN, Outlook
 from autoscaler.gateway.settings import PoolSettings, WaitBounds
 
 # An endpoint that refuses connections rests before it is tried again, doubling. Beyond a third of the pool
@@ -22,16 +24,7 @@ from autoscaler.gateway.settings import PoolSettings, WaitBounds
 _REST_S = 0.1
 _REST_MAX_S = 10.0
 _REST_MAX_BEYOND_THIRD_S = 0.5
-# One that fails each request fails fast, looks idle, and so would draw all traffic: it rests after a streak.
-_ERROR_STREAK = 5
 _ERROR_REST_S = 5.0
-
-
-class EndpointState(StrEnum):
-    """Whether an endpoint is given new requests."""
-
-    ACTIVE = "active"
-    DRAINING = "draining"
 
 
 class Refused(Exception):
@@ -43,37 +36,6 @@ class Refused(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class Endpoint:
-    """One model server as the gateway sees it. Wall-clock times are Unix seconds."""
-
-    id: str
-    url: str
-    weight: float = 1.0
-    max_inflight: int = 0  # 0: no bound
-    state: EndpointState = EndpointState.ACTIVE
-    in_flight: int = 0
-    requests_total: int = 0
-    drained_at: float | None = None
-    last_request_ended_at: float | None = None
-    connect_failures: int = 0  # in a row
-    error_streak: int = 0  # answers of status 500 and above, or none, in a row
-    resting_until: float = 0.0  # monotonic
-    is_probed: bool = False
-    picked: int = 0
-
-    def takes(self, now: float) -> bool:
-        """Say whether a new request may go here: active, not full, and not resting."""
-        if self.state is not EndpointState.ACTIVE:
-            return False
-        if self.max_inflight and self.in_flight >= self.max_inflight:
-            return False
-        if self.error_streak >= _ERROR_STREAK and now < self.resting_until:
-            return False
-        # After a failure one request tries the endpoint, while the others keep waiting.
-        return not self.connect_failures or (not self.is_probed and now >= self.resting_until)
-
-
-@dataclass(eq=False, slots=True)
 class Ticket:
     """One request's place in the line."""
 
@@ -82,6 +44,7 @@ class Ticket:
     is_cold: bool = False  # it waited while there was no node
     waited_s: float = 0.0
     tries: int = 0
+    affinity: int | None = None  # the key of its session
 
 
 @dataclass(eq=False, slots=True)
@@ -102,7 +65,10 @@ class Pool:
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     figures: Figures = field(default_factory=Figures)
     ring: Ring = field(init=False)
+    outlook: Outlook = UNKNOWN
     in_flight: int = 0
+    running_elsewhere: int = 0  # at processes that this one took over from
+    waiting_elsewhere: int = 0
     waiting_bytes: int = 0
     tokens_per_byte: float = 0.25  # learned from the engines' usage figures
     is_closing: bool = False
@@ -142,18 +108,25 @@ class Pool:
         self.ring.prompt_tokens[slot] += int(size * self.tokens_per_byte)
         return Ticket(size=size, arrived=now)
 
+    def take_now(self, ticket: Ticket) -> Endpoint | None:
+        """Take the endpoint with the least in flight by weight, or that of the session; None means to wait."""
+        if ticket.tries or not self._line:
+            endpoint = self._pick(ticket)
+            if endpoint is not None:
+                return self._take(endpoint)
+        return None
+
     async def acquire(self, ticket: Ticket) -> Endpoint:
-        """Take the endpoint with the least in flight by weight, waiting in turn for one.
+        """Take an endpoint, waiting in turn for one.
 
         A request whose connection failed keeps its place: it comes back to the front.
 
         Raises:
-            Refused: the line is full, or the wait too long, or the gateway is stopping.
+            Refused: the line is full, or the wait too long or in vain, or the gateway is stopping.
         """
-        if ticket.tries or not self._line:
-            endpoint = self._pick()
-            if endpoint is not None:
-                return self._take(endpoint)
+        endpoint = self.take_now(ticket)
+        if endpoint is not None:
+            return endpoint
         waiter = self._join(ticket)
         try:
             return await self._wait(waiter)
@@ -189,20 +162,20 @@ class Pool:
     def answered(self, endpoint: Endpoint, *, well: bool) -> None:
         """Note how a request ended at an endpoint; `well` is an answer below status 500."""
         endpoint.error_streak = 0 if well else endpoint.error_streak + 1
-        if endpoint.error_streak >= _ERROR_STREAK and self._may_rest(endpoint):
+        if endpoint.error_streak >= ERROR_STREAK and self._may_rest(endpoint):
             endpoint.resting_until = time.monotonic() + _ERROR_REST_S
             self._wake_in(_ERROR_REST_S + 0.005)
 
     def is_ejected(self, endpoint: Endpoint) -> bool:
         is_resting = time.monotonic() < endpoint.resting_until
         return endpoint.connect_failures > 0 or (
-            endpoint.error_streak >= _ERROR_STREAK and is_resting
+            endpoint.error_streak >= ERROR_STREAK and is_resting
         )
 
     def dispatch(self) -> None:
         """Give endpoints to those who wait, in turn, as far as they reach."""
         while self._line:
-            endpoint = self._pick()
+            endpoint = self._pick(next(iter(self._line)).ticket)
             if endpoint is None:
                 return
             waiter, _ = self._line.popitem(last=False)
@@ -238,6 +211,19 @@ class Pool:
         del self.endpoints[endpoint.id]
         self._note_cold()
 
+    def expect(self, outlook: Outlook) -> None:
+        """Take note of when a node will be ready; who cannot live to see it is refused now, not later."""
+        self.outlook = outlook
+        if self.has_active:
+            return
+        for waiter in self._line:
+            if not waiter.turn.done() and self._is_in_vain(waiter.ticket):
+                waiter.turn.set_exception(_in_vain())
+
+    def retry_after_s(self) -> float:
+        """What a client that is refused now is told to wait, in seconds."""
+        return self.outlook.retry_after_s(time.monotonic(), self.settings.retry_after_s)
+
     def close(self, reason: str, message: str) -> None:
         """Refuse all who wait and whoever would have to."""
         self.is_closing = True
@@ -252,14 +238,18 @@ class Pool:
 
     # helpers
 
-    def _pick(self) -> Endpoint | None:
+    def _pick(self, ticket: Ticket) -> Endpoint | None:
         now = time.monotonic()
+        affinity = self.settings.affinity
+        if affinity is not None and ticket.affinity is not None:
+            free = [endpoint for endpoint in self.endpoints.values() if endpoint.takes(now)]
+            return choose(ticket.affinity, free, affinity.bound)
         best: Endpoint | None = None
         best_load = 0.0
         for endpoint in self.endpoints.values():
             if not endpoint.takes(now):
                 continue
-            load = (endpoint.in_flight + 1) / endpoint.weight
+            load = (endpoint.in_flight + endpoint.elsewhere + 1) / endpoint.weight
             if (
                 best is None
                 or load < best_load
@@ -294,6 +284,9 @@ class Pool:
         kind = "hold" if is_cold else "queue"
         if self.is_closing:
             raise Refused("shutdown", "the gateway is stopping")
+        if is_cold and self._is_in_vain(ticket):
+            self.on_demand(self)  # it came, and a node is wanted, though not for its sake
+            raise _in_vain()
         if not ticket.tries and len(self._line) >= bounds.max_requests:
             raise Refused(f"{kind}_requests", f"{len(self._line)} requests already wait")
         if not ticket.tries and self.waiting_bytes + ticket.size > bounds.max_bytes:
@@ -340,6 +333,9 @@ class Pool:
     def _bounds(self, is_cold: bool) -> WaitBounds:
         return self.settings.hold if is_cold else self.settings.queue
 
+    def _is_in_vain(self, ticket: Ticket) -> bool:
+        return self.outlook.is_in_vain(ticket.arrived + self.settings.hold.max_wait_s)
+
     def _note_cold(self) -> None:
         if self._line and not self.has_active:
             for waiter in self._line:
@@ -353,3 +349,7 @@ class Pool:
 
         handle = self.loop.call_later(delay_s, wake)
         self._wakes.add(handle)
+
+
+def _in_vain() -> Refused:
+    return Refused("hold_in_vain", "no node will be ready before a held request is given up")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
 
@@ -28,21 +29,24 @@ def pool_state(pool: Pool) -> dict[str, object]:
         "hold": asdict(settings.hold),
         "queue": asdict(settings.queue),
         "retry_after_s": settings.retry_after_s,
+        "sse_comment_s": settings.sse_comment_s,
+        "affinity": asdict(settings.affinity) if settings.affinity is not None else None,
+        "expected_in_s": _expected_in_s(pool),
         "connect_timeout_s": settings.connect_timeout_s,
         "read_timeout_s": settings.read_timeout_s,
         "demand_generation": pool.demand_generation,
-        "waiting": pool.waiting,
+        "waiting": pool.waiting + pool.waiting_elsewhere,
         "waiting_bytes": pool.waiting_bytes,
         "oldest_wait_s": pool.oldest_wait_s(),
-        "running": pool.in_flight,
+        "running": pool.in_flight + pool.running_elsewhere,
         "endpoints": {
             e.id: {
                 "url": e.url,
                 "weight": e.weight,
                 "max_inflight": e.max_inflight,
                 "state": e.state.value,
-                "in_flight": e.in_flight,
-                "drained_at": e.drained_at,
+                "in_flight": e.load,
+                "drained_at": None if e.elsewhere else e.drained_at,
                 "last_request_ended_at": e.last_request_ended_at,
                 "requests_total": e.requests_total,
                 "ejected": pool.is_ejected(e),
@@ -69,12 +73,12 @@ def signals(pools: Pools, pool: Pool) -> dict[str, object]:
         "connect_failures_total": figures.connect_failures_total,
         "prompt_tokens_total": figures.prompt_tokens_total,
         "output_tokens_total": figures.output_tokens_total,
-        "in_flight": pool.in_flight,
-        "waiting": pool.waiting,
+        "in_flight": pool.in_flight + pool.running_elsewhere,
+        "waiting": pool.waiting + pool.waiting_elsewhere,
         "waiting_bytes": pool.waiting_bytes,
         "oldest_wait_s": pool.oldest_wait_s(),
         "active_endpoints": sum(1 for e in pool.endpoints.values() if e.state == "active"),
-        "endpoints": {e.id: e.in_flight for e in pool.endpoints.values()},
+        "endpoints": {e.id: e.load for e in pool.endpoints.values()},
         "edges_s": list(EDGES_S),
         "ttft": _histogram(figures.ttft),
         "e2e": _histogram(figures.e2e),
@@ -98,6 +102,11 @@ def history(pools: Pools, pool: Pool, seconds: int) -> dict[str, object]:
         "output_tokens": [ring.output_tokens[at] for at in slots],
         "in_system_max": [ring.in_system_max[at] for at in slots],
     }
+
+
+def _expected_in_s(pool: Pool) -> float | None:
+    left_s = pool.outlook.likely_at - time.monotonic()
+    return left_s if math.isfinite(left_s) else None
 
 
 def _instant(pools: Pools) -> dict[str, object]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import asdict
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from autoscaler.gateway.pool import Endpoint, EndpointState
-from autoscaler.gateway.settings import PoolSettings, WaitBounds
+from autoscaler.gateway.endpoint import Endpoint, EndpointState
+from autoscaler.gateway.settings import Affinity, PoolSettings, WaitBounds
 
 
 def _endpoint_url(text: str) -> str:
@@ -54,6 +55,7 @@ class BoundsBody(_Body):
 
 
 _DEFAULT = PoolSettings("")
+_AFFINITY = Affinity()
 
 
 def _bounds_body(bounds: WaitBounds) -> BoundsBody:
@@ -62,6 +64,17 @@ def _bounds_body(bounds: WaitBounds) -> BoundsBody:
         max_bytes=bounds.max_bytes,
         max_wait_s=bounds.max_wait_s,
     )
+
+
+class AffinityBody(_Body):
+    """What keeps a session on one endpoint."""
+
+    header: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
+    prompt_chars: int = Field(default=_AFFINITY.prompt_chars, ge=1, le=100_000)
+    bound: float = Field(default=_AFFINITY.bound, gt=1, le=10)
+
+    def value(self) -> Affinity:
+        return Affinity(self.header, self.prompt_chars, self.bound)
 
 
 class PoolBody(_Body):
@@ -74,6 +87,8 @@ class PoolBody(_Body):
     retry_after_s: float = Field(default=_DEFAULT.retry_after_s, gt=0, le=86_400)
     connect_timeout_s: float = Field(default=_DEFAULT.connect_timeout_s, gt=0, le=60)
     read_timeout_s: float = Field(default=_DEFAULT.read_timeout_s, gt=0, le=86_400)
+    sse_comment_s: float = Field(default=_DEFAULT.sse_comment_s, ge=0, le=3600)
+    affinity: AffinityBody | None = None
 
     @classmethod
     def of(cls, settings: PoolSettings) -> PoolBody:
@@ -85,6 +100,10 @@ class PoolBody(_Body):
             retry_after_s=settings.retry_after_s,
             connect_timeout_s=settings.connect_timeout_s,
             read_timeout_s=settings.read_timeout_s,
+            sse_comment_s=settings.sse_comment_s,
+            affinity=(
+                AffinityBody(**asdict(settings.affinity)) if settings.affinity is not None else None
+            ),
         )
 
     def value(self) -> PoolSettings:
@@ -96,7 +115,17 @@ class PoolBody(_Body):
             retry_after_s=self.retry_after_s,
             connect_timeout_s=self.connect_timeout_s,
             read_timeout_s=self.read_timeout_s,
+            sse_comment_s=self.sse_comment_s,
+            affinity=self.affinity.value() if self.affinity is not None else None,
         )
+
+
+class ExpectBody(_Body):
+    """When a node of a model will be ready, as the daemon estimates it now."""
+
+    model: Name
+    likely_s: float = Field(ge=0, le=86_400)
+    soonest_s: float = Field(ge=0, le=86_400)
 
 
 class EndpointFields(_Body):

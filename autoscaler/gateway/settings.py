@@ -24,6 +24,21 @@ class WaitBounds:
 
 
 @dataclass(frozen=True, slots=True)
+class Affinity:
+    """What keeps a session on one endpoint.
+
+    Attributes:
+        header: lower case; the header whose value is the key, where a request has it.
+        prompt_chars: how much of the prompt's head is the key otherwise.
+        bound: how much more than its share of what is in flight an endpoint may hold, above 1.
+    """
+
+    header: str | None = None
+    prompt_chars: int = 1024
+    bound: float = 1.25
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSettings:
     """One model as its clients meet it.
 
@@ -32,7 +47,10 @@ class PoolSettings:
         aliases: further names; a request by an alias is rewritten to `model`.
         hold: bounds while no endpoint is active (a boot takes minutes).
         queue: bounds while all active endpoints are full.
-        retry_after_s: what a 503 tells the client, the daemon's estimate of when a node is ready.
+        retry_after_s: what a 503 tells the client while nothing better is known of when a node is ready.
+        sse_comment_s: while a streaming request waits, a comment of the event stream each so many seconds; 0 for none.
+        affinity: which endpoint a session prefers; None sends every request to the least loaded.
+        max_model_len: tokens of a prompt and its answer together that its engines take; None: they say it.
         connect_timeout_s: seconds for the TCP connection to an endpoint.
         read_timeout_s: the longest silence of an endpoint, within or before an answer.
     """
@@ -44,6 +62,9 @@ class PoolSettings:
     retry_after_s: float = 30.0
     connect_timeout_s: float = 2.0
     read_timeout_s: float = 600.0
+    max_model_len: int | None = None
+    sse_comment_s: float = 0.0
+    affinity: Affinity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +73,16 @@ class GatewaySettings:
 
     Attributes:
         listen: (host, port) pairs for clients; port 0 takes a free one.
+        tls: a directory with certificate and key, or a file; None serves plain HTTP.
+        tls_key: the key's file, when `tls` is a file without it.
+        client_keys: a file of client keys, or a directory of such files; None lets everybody ask.
+        behind_proxy: a proxy before us has TLS and checks clients, so that a public address needs neither here.
         control: path of the Unix socket that the daemon drives.
         state_file: where pools and endpoints outlive a restart; None keeps nothing.
         metrics: (host, port) of a page for Prometheus alone; None leaves it to the control socket.
         reuse_port: let a second gateway listen on the same port while this one finishes.
         max_body_bytes: a larger request body is answered 413.
+        max_buffered_bytes: bodies of all requests under way together; one more is answered 503.
         max_connections: client connections; one more is answered 503 and closed.
         max_header_bytes: one header, or the request line.
         header_timeout_s: seconds for a whole request head, from the connection or its first byte.
@@ -69,11 +95,16 @@ class GatewaySettings:
     """
 
     listen: tuple[tuple[str, int], ...] = (("127.0.0.1", 8080),)
+    tls: Path | None = None
+    tls_key: Path | None = None
+    client_keys: Path | None = None
+    behind_proxy: bool = False
     control: Path = Path("/run/autoscaler/gateway.sock")
     state_file: Path | None = None
     metrics: tuple[str, int] | None = None
     reuse_port: bool = False
-    max_body_bytes: int = 4 * MIB
+    max_body_bytes: int = 32 * MIB
+    max_buffered_bytes: int = 1024 * MIB
     max_connections: int = 10_000
     max_header_bytes: int = 16 * 1024
     header_timeout_s: float = 10.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from autoscaler.gateway.pool import EndpointState
+from autoscaler.gateway.endpoint import EndpointState
 from autoscaler.gateway.pools import Pools
 from autoscaler.gateway.schema import PoolBody, SavedEndpoint, SavedPool, SavedState
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoscaler.gateway.pool import Endpoint, EndpointState, Pool, Refused
+from autoscaler.gateway.endpoint import Endpoint, EndpointState
+from autoscaler.gateway.pool import Pool, Refused
 from autoscaler.gateway.settings import PoolSettings, WaitBounds
 
 
