@@ -76,7 +76,11 @@ def key_of(affinity: Affinity, headers: Mapping[str, str], body: bytes) -> int |
     """Draw a request's key: its header, else the head of its prompt; None when it has neither."""
     if affinity.header is not None and (named := headers.get(affinity.header)):
         return hash64(b"header:" + named.encode("utf-8", "surrogateescape"))
-    head = _prompt_head(orjson.loads(body), affinity.prompt_chars)
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    head = _prompt_head(fields, affinity.prompt_chars)
     return hash64(b"prompt:" + head.encode("utf-8", "surrogatepass")) if head else None
 
 

@@ -122,5 +122,8 @@ class Collected:
 
 def asks_for_events(body: bytes) -> bool:
     """Say whether a request asks for its answer as an event stream."""
-    fields = orjson.loads(body)
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
     return isinstance(fields, dict) and fields.get("stream") is True
