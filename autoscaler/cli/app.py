@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import typer
 
+from autoscaler.cli.audit import audit
 from autoscaler.cli.cloud import cloud_app
 from autoscaler.cli.demo import demo
 from autoscaler.cli.emulator import emulator
 from autoscaler.cli.gateway import gateway
 from autoscaler.cli.inspect import events, explain, nodes, plan, status
 from autoscaler.cli.offers import offers
+from autoscaler.cli.panic import panic
 from autoscaler.cli.render_script import render_script
 from autoscaler.cli.run import run, validate
 from autoscaler.cli.trace import trace_app
@@ -38,6 +40,8 @@ for command in (
     drain,
     retire,
     sweep,
+    audit,
+    panic,
     render_script,
     gateway,
     emulator,

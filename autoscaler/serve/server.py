@@ -24,6 +24,7 @@ from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.errors import AutoscalerError, ConfigError, StoreUnavailable
 from autoscaler.policies import find_model
 from autoscaler.serve.views import Json
+from autoscaler.serve.witness import witness
 
 if TYPE_CHECKING:
     from autoscaler.daemon import Daemon
@@ -92,6 +93,7 @@ class Server:
         app.router.add_get("/sd", self._targets)
         app.router.add_get("/api/v1/status", self._status)
         app.router.add_get("/api/v1/nodes", self._nodes)
+        app.router.add_get("/api/v1/inventory", self._inventory)
         app.router.add_get("/api/v1/events", self._events)
         app.router.add_get("/api/v1/explain", self._explain)
         app.router.add_get("/api/v1/plan", self._plan)
@@ -199,6 +201,10 @@ class Server:
             node["stage"] = self._daemon.runner.stage(name) or node["stage"]
             node["in_flight"] = self._daemon.runner.in_flight(name)
         return web.json_response(nodes)
+
+    async def _inventory(self, request: web.Request) -> web.Response:
+        """What this daemon accounts for: what `autoscaler audit` holds the cloud's list against."""
+        return web.json_response(await witness(self._daemon))
 
     async def _events(self, request: web.Request) -> web.Response:
         node, model = request.query.get("node"), request.query.get("model")
