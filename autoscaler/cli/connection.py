@@ -127,7 +127,7 @@ def cloud_command(
             finally:
                 await cloud.close()
 
-        _log_to_stderr()
+        warnings_to_stderr()
         with said_errors():
             show(asyncio.run(call()), as_json=json)
 
@@ -214,7 +214,7 @@ def _fail(exc: Exception, status: int) -> NoReturn:
     raise typer.Exit(status) from None
 
 
-def _log_to_stderr() -> None:
+def warnings_to_stderr() -> None:
     """Keep stdout for the answer; below warnings a person at a shell wants no log."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
