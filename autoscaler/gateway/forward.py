@@ -155,7 +155,7 @@ class Forwarder:
                 response = await self._answer_held(call, endpoint, node, head, held)
             else:
                 response = _response_like(head, call.ticket, endpoint.id)
-        response.headers.update(call.told)
+                response.headers.update(call.told)
                 await self._pass_on(call, endpoint, node, head, response)
             is_whole = True
         except asyncio.CancelledError:
