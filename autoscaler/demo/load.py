@@ -45,6 +45,11 @@ class Seen:
         return None if self.first_at is None else self.first_at - self.sent_at
 
 
+def node_of(request: Seen) -> str:
+    """The node that answered, "" when none did; an endpoint is the node's name, or that with `.replica`."""
+    return (request.node or "").partition(".")[0]
+
+
 @dataclass(slots=True)
 class Load:
     """All clients of one run."""

@@ -6,13 +6,15 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from autoscaler.demo.load import Seen, node_of
 from autoscaler.demo.picture import draw
+from autoscaler.demo.promise import is_stock_out
 from autoscaler.demo.settings import TTFT_TARGET_S, DemoSettings
 from autoscaler.demo.verdict import Verdict
 from autoscaler.demo.watch import Watch
@@ -35,6 +37,8 @@ class Summary:
         boot_p50_s, boot_max_s: from the intent until the node took requests.
         usd_fixed: what the largest serving fleet would have cost, had it stood all the time.
         cpu_share: of two cores, everything included.
+        problems: what makes the run a failure.
+        warnings: what is worth telling and makes it none.
     """
 
     source: str
@@ -61,6 +65,7 @@ class Summary:
     usd_fixed: float
     cpu_share: float
     problems: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def summarize(
@@ -69,6 +74,7 @@ def summarize(
     verdict: Verdict,
     killed: int,
     wall_s: float,
+    warnings: tuple[str, ...] = (),
 ) -> Summary:
     """Add a run up."""
     seen, samples = watch.load.seen, watch.samples
@@ -93,7 +99,7 @@ def summarize(
         nodes_rented=len(rented),
         offer_types=dict(Counter(str(n["type"]) for n in rented).most_common()),
         most_ready=max((sum(s.ready.values()) for s in samples), default=0),
-        stock_outs=sum(1 for n in watch.nodes if str(n["failure"] or "").startswith("stock")),
+        stock_outs=sum(1 for n in watch.nodes if is_stock_out(n)),
         machines_killed=killed,
         boots=len(boots),
         boot_p50_s=_quantile(boots, 0.5),
@@ -102,9 +108,15 @@ def summarize(
         usd=round(samples[-1].usd, 4) if samples else 0.0,
         # the cloud's clock runs faster than ours
         usd_fixed=round(peak * length * settings.time_factor / 3600.0, 4),
-        cpu_share=round(watch.processes.cpu_s / (2 * wall_s), 3) if wall_s else 0.0,
+        cpu_share=cpu_share(watch, wall_s),
         problems=verdict.problems,
+        warnings=warnings,
     )
+
+
+def cpu_share(watch: Watch, wall_s: float) -> float:
+    """What the run took of two cores."""
+    return round(watch.processes.cpu_s / (2 * wall_s), 3) if wall_s else 0.0
 
 
 def _boots(nodes: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -148,6 +160,7 @@ def _rows(s: Summary, directory: Path) -> list[tuple[str, str]]:
         ("this host", f"{s.cpu_share:.0%} of two cores for {s.wall_s:.0f} s"),
         ("report", f"{directory}/report.json, {directory}/picture.png"),
     ]  # fmt: skip
+    found += [("warning", warning) for warning in s.warnings]
     if not s.problems:
         found.append(("result", "good: no failure unexplained, no machine and no process left"))
     found += [("PROBLEM", problem) for problem in s.problems[:_MOST_PROBLEMS]]
@@ -192,17 +205,28 @@ def _share(value: float | None) -> str:
 
 
 def write(directory: Path, summary: Summary, watch: Watch) -> None:
-    """Write report.json and the picture."""
+    """Write report.json and the picture. `first_token_at` is by node, as clients saw it."""
     document = {
         "summary": asdict(summary),
         "notes": [asdict(note) for note in watch.notes],
         "nodes": watch.nodes,
+        "first_token_at": _first_tokens(watch.load.seen),
         "samples": [asdict(sample) for sample in watch.samples],
     }
     text = orjson.dumps(document, option=orjson.OPT_INDENT_2)
     (directory / "report.json").write_bytes(text)
     if watch.samples:
         draw(directory / "picture.png", _title(summary), watch)
+
+
+def _first_tokens(seen: Sequence[Seen]) -> dict[str, str]:
+    """When each node that answered first did, in UTC."""
+    first: dict[str, float] = {}
+    for request in seen:
+        if request.first_at is not None:
+            name = node_of(request)
+            first[name] = min(first.get(name, request.first_at), request.first_at)
+    return {name: datetime.fromtimestamp(at, UTC).isoformat() for name, at in first.items()}
 
 
 def _title(s: Summary) -> str:

@@ -8,6 +8,8 @@ from typing import Literal
 
 MODEL = "demo/chat-8b"  # what the clients ask for; with llama.cpp an alias of its tiny model
 TTFT_TARGET_S = 2.0  # as in the policy
+TRAFFIC_S = 100.0
+TIME_FACTOR = 40.0
 
 Engine = Literal["emulated", "llama.cpp"]
 
@@ -19,7 +21,7 @@ class Sizes:
     Attributes:
         peak_per_s: requests per second at the fullest, unless told otherwise.
         most_prompt_words, most_output_tokens: larger requests of a trace are cut to these.
-        height: nodes that must serve before one is killed.
+        height: nodes that must serve before one is killed in a run of the default length.
     """
 
     peak_per_s: float
@@ -52,9 +54,9 @@ class DemoSettings:
 
     trace: Path | None = None
     seed: int = 1
-    traffic_s: float = 100.0
+    traffic_s: float = TRAFFIC_S
     peak_per_s: float | None = None
-    time_factor: float = 40.0
+    time_factor: float = TIME_FACTOR
     engine: Engine = "emulated"
     faults: bool = True
     report: Path = Path("demo-report")
@@ -67,3 +69,24 @@ class DemoSettings:
     @property
     def peak(self) -> float:
         return self.peak_per_s if self.peak_per_s is not None else self.sizes.peak_per_s
+
+    @property
+    def height(self) -> int:
+        """Nodes that must serve before one is killed; a shorter run has no time for three."""
+        return self.sizes.height if self.traffic_s >= TRAFFIC_S else min(2, self.sizes.height)
+
+    @property
+    def has_story(self) -> bool:
+        """Whether the run is meant to meet thin stock, a stock-out and a death."""
+        return self.faults and self.engine == "emulated"
+
+    @property
+    def promises_story(self) -> bool:
+        """Whether a run that did not show the story is a failure: not with a trace of one's own, nor a smaller run."""
+        return (
+            self.has_story
+            and self.trace is None
+            and self.traffic_s >= TRAFFIC_S
+            and self.peak >= self.sizes.peak_per_s
+            and self.time_factor >= TIME_FACTOR
+        )

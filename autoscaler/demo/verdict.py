@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from autoscaler.demo.load import Seen
+from autoscaler.demo.load import Seen, node_of
 
 CLOSED = ("gone", "lost", "cancelled")
 _UNNOTICED_S = 1.0  # the gateway may send so long to a machine that is dead already
@@ -33,6 +33,7 @@ def judge(
     killed: Mapping[str, float],
     still_billing: Sequence[str],
     left: Sequence[str] = (),
+    broken: Sequence[str] = (),
 ) -> Verdict:
     """Judge a run. Pure.
 
@@ -41,12 +42,13 @@ def judge(
         killed: node name → Unix time of its machine's death.
         still_billing: names of what the cloud still bills.
         left: processes of ours that ran on when all was over.
+        broken: what the run promised to show and did not.
     """
     failed = [request for request in seen if request.failed]
     unexplained = [request for request in failed if not _is_explained(request, killed)]
     problems = [
         *_counted(
-            f"a request failed: {request.error} (node {_node(request) or 'none'})"
+            f"a request failed: {request.error} (node {node_of(request) or 'none'})"
             for request in unexplained
         ),
         *_counted("a request never ended" for request in seen if request.ended_at is None),
@@ -54,6 +56,8 @@ def judge(
         *(f"not gone: {n['name']} is {n['state']}" for n in nodes if n["state"] not in CLOSED),
         *(f"left behind: {what}" for what in left),
         *_counted(_early(seen, nodes)),
+        *_rented_idle(seen, nodes),
+        *broken,
     ]
     if not any(request.complete for request in seen):
         problems.append("no request was answered")
@@ -68,14 +72,9 @@ def _counted(problems: Iterable[str]) -> list[str]:
     ]
 
 
-def _node(request: Seen) -> str:
-    """The node that answered; an endpoint is the node's name, or that with `.replica`."""
-    return (request.node or "").partition(".")[0]
-
-
 def _is_explained(request: Seen, killed: Mapping[str, float]) -> bool:
     """Whether the request was in flight on a machine when that machine died."""
-    died_at = killed.get(_node(request))
+    died_at = killed.get(node_of(request))
     return (
         died_at is not None
         and request.sent_at <= died_at + _UNNOTICED_S
@@ -92,10 +91,18 @@ def _early(seen: Sequence[Seen], nodes: Sequence[Mapping[str, Any]]) -> Iterable
         if n["verified_at"]
     }
     for request in seen:
-        name, took_by = _node(request), request.first_at or request.ended_at
+        name, took_by = node_of(request), request.first_at or request.ended_at
         if not name or took_by is None:
             continue
         if name not in verified:
             yield f"{name} took a request and was never verified"
         elif took_by < verified[name]:
             yield f"{name} took a request before it was verified"
+
+
+def _rented_idle(seen: Sequence[Seen], nodes: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Nodes that were ordered before anybody asked: a run begins at zero."""
+    first = min((request.sent_at for request in seen), default=float("inf"))
+    for node in nodes:
+        if datetime.fromisoformat(node["created_at"]).timestamp() < first:
+            yield f"not from zero: {node['name']} was ordered before the first request"

@@ -102,6 +102,14 @@ def test_a_good_run_says_so_and_a_bad_one_says_why(watch: Watch) -> None:
     assert bad[-1].endswith("18 more in report.json")
 
 
+def test_a_warning_is_told_and_makes_no_run_bad(watch: Watch) -> None:
+    found = summarize(DemoSettings(), watch, Verdict(0, ()), 1, 120.0, ("this host was slow",))
+
+    said = lines(found, Path("r"))
+    assert any(line.split() == ["warning", "this", "host", "was", "slow"] for line in said)
+    assert said[-1].startswith("result    good")
+
+
 def test_a_run_that_saw_nothing_is_summarized_too(watch: Watch) -> None:
     watch.samples, watch.nodes, watch.load.seen[:] = [], [], []
 
@@ -114,6 +122,7 @@ def test_the_report_and_the_picture_are_written(watch: Watch, tmp_path: Path) ->
     document = json.loads((tmp_path / "report.json").read_bytes())
     assert document["summary"]["requests"] == 99
     assert len(document["samples"]) == 20
+    assert document["first_token_at"] == {"n": "2023-11-14T22:13:20.200000+00:00"}
     assert document["notes"][0] == {"t_s": 9.0, "text": "serves", "mark": "first node"}
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 

@@ -11,7 +11,7 @@ from autoscaler.demo.load import Seen
 from autoscaler.demo.verdict import Verdict, judge
 
 NODE, OTHER = "as1-demodemo-aaaa-1-demo", "as1-demodemo-bbbb-1-demo"
-VERIFIED_AT, DIED_AT = 100.0, 150.0
+ORDERED_AT, VERIFIED_AT, DIED_AT = 80.0, 100.0, 150.0
 
 
 def answered(**facts: Any) -> Seen:
@@ -30,12 +30,14 @@ def node(
     name: str = NODE, state: str = "gone", verified_at: float | None = VERIFIED_AT
 ) -> dict[str, Any]:
     stamp = datetime.fromtimestamp(verified_at, UTC).isoformat() if verified_at else None
-    return {"name": name, "state": state, "verified_at": stamp}
+    ordered = datetime.fromtimestamp(ORDERED_AT, UTC).isoformat()
+    return {"name": name, "state": state, "verified_at": stamp, "created_at": ordered}
 
 
 def judged(*seen: Seen, killed: float | None = None, **facts: Any) -> Verdict:
     given: dict[str, Any] = {"nodes": [node()], "still_billing": [], **facts}
-    return judge([answered(), *seen], killed={NODE: killed} if killed else {}, **given)
+    first = answered(sent_at=ORDERED_AT - 1.0, first_at=VERIFIED_AT + 1.0)
+    return judge([first, *seen], killed={NODE: killed} if killed else {}, **given)
 
 
 def test_a_run_without_a_failure_is_good() -> None:
@@ -156,3 +158,13 @@ def test_a_death_excuses_no_machine_that_is_left() -> None:
 
     assert verdict.excused == 1
     assert verdict.problems == (f"left behind: {NODE} still bills",)
+
+
+def test_a_node_that_was_ordered_before_anybody_asked_is_a_problem() -> None:
+    verdict = judge([answered(sent_at=ORDERED_AT + 1.0)], [node()], {}, [])
+
+    assert verdict.problems == (f"not from zero: {NODE} was ordered before the first request",)
+
+
+def test_a_broken_promise_is_a_problem() -> None:
+    assert judged(broken=["not shown: it"]).problems == ("not shown: it",)
