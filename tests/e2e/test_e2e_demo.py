@@ -5,22 +5,42 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
+from datetime import datetime
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import pytest
 
-from tests.e2e.world import die_with_parent, processes_below
+from autoscaler.traces.reader import read_trace
+from tests.e2e.world import CLOSED, die_with_parent, processes_below
 
 pytestmark = pytest.mark.e2e
 
+# The smallest run in which a third machine serves while there are still requests to answer.
+TRAFFIC_S, PEAK_PER_S = 28, 12
+LONG_PROMPT_TOKENS, LONG_PEAK_PER_S = 4000, 3  # a few of those are a load
 
-def _traces() -> list[str]:
-    """What to replay: the first trace of $TRACES, else nothing, which generates one."""
+
+def traces() -> list[Path | None]:
+    """What to replay: the first trace of each kind in $TRACES (`azure…`, `mooncake…`), else a generated one."""
     folder = os.environ.get("TRACES")
     found = sorted(Path(folder).glob("*.csv*")) if folder else []
-    return ["--trace", str(found[0])] if found else []
+    kinds: dict[str, Path | None] = {}
+    for path in found:
+        kinds.setdefault(re.split(r"[\d_.]", path.name)[0], path)
+    return list(kinds.values()) or [None]
+
+
+def knobs(trace: Path | None) -> list[str]:
+    peak = PEAK_PER_S
+    if trace is not None and mean(r.prompt_tokens for r in read_trace(trace)) > LONG_PROMPT_TOKENS:
+        peak = LONG_PEAK_PER_S
+    replay = ["--trace", str(trace)] if trace else []
+    return ["--traffic", str(TRAFFIC_S), "--peak", str(peak), *replay]
 
 
 async def _start(directory: Path, *arguments: str) -> asyncio.subprocess.Process:
@@ -34,16 +54,38 @@ async def _start(directory: Path, *arguments: str) -> asyncio.subprocess.Process
     )
 
 
-async def test_the_demo_plays_the_whole_job_and_reports_it(directory: Path) -> None:
-    demo = await _start(directory, "--traffic", "25", "--peak", "6", *_traces())
-    async with asyncio.timeout(110):
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("trace", traces(), ids=lambda t: t.name if t else "generated")
+async def test_the_demo_goes_from_zero_over_two_types_a_stock_out_and_a_death_to_zero(
+    directory: Path, trace: Path | None
+) -> None:
+    demo = await _start(directory, *knobs(trace))
+    async with asyncio.timeout(180):
         out, _ = await demo.communicate()
 
-    assert demo.returncode == 0, out.decode()
+    said = out.decode()
+    assert demo.returncode == 0, said
     report = json.loads((directory / "report" / "report.json").read_text())
-    assert "answered" in json.dumps(report)
-    assert list((directory / "report").glob("*.png")) or list((directory / "report").glob("*.svg"))
+    summary, nodes = report["summary"], report["nodes"]
+    assert summary["problems"] == []
+    assert summary["held"] >= 1, said  # from zero: somebody waited for the first node
+    assert len(summary["offer_types"]) >= 2, said
+    assert summary["stock_outs"] >= 1, said
+    assert summary["machines_killed"] == 1, said
+    assert summary["answered"] + summary["failed"] == summary["requests"]
+    assert summary["failed"] == summary["excused"]
+    assert {node["state"] for node in nodes} <= set(CLOSED)
+    assert report["samples"][-1]["usd_per_hour"] == 0.0
+    assert_verified_first(report)
+    assert (directory / "report" / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert processes_below(directory) == []
+
+
+def assert_verified_first(report: dict[str, Any]) -> None:
+    verified = {node["name"]: node["verified_at"] for node in report["nodes"]}
+    assert report["first_token_at"]
+    for name, at in report["first_token_at"].items():
+        assert datetime.fromisoformat(verified[name]) <= datetime.fromisoformat(at), name
 
 
 async def test_a_demo_that_is_interrupted_leaves_no_process_and_no_machine(directory: Path) -> None:
