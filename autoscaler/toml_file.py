@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -131,13 +131,18 @@ def _is_union_tag(part: int | str) -> bool:
 
 def _keys_at(values: type[BaseModel], where: Sequence[int | str]) -> Iterator[str]:
     table: type[BaseModel] | None = values
+    is_name = False  # the next part is a name of the writer's own choice
     for part in where:
         if table is None or isinstance(part, int):
+            continue
+        if is_name:
+            is_name = False
             continue
         field = next(
             (f for name, f in table.model_fields.items() if (f.alias or name) == part), None
         )
         table = _model_in(field.annotation) if field is not None else None
+        is_name = field is not None and get_origin(field.annotation) is dict
     if table is not None:
         for name, field in table.model_fields.items():
             yield field.alias or name
