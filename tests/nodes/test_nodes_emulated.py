@@ -41,7 +41,6 @@ from tests.nodes.life_parts import (
     OpenGate,
     intent_id,
     node,
-    open_store,
     policy,
 )
 
@@ -200,7 +199,8 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
         )
         cloud = MkinfCloud(client, load_prices(), ImageNames(), clock)
         stack.push_async_callback(cloud.close)
-        store = open_store(tmp_path)
+        # nobody renews the lease here, so it must outlast the slowest machine
+        store = SqliteStore.open(tmp_path / "autoscaler.db", timedelta(hours=1))
         stack.push_async_callback(store.close)
         market = Market(tuple(await cloud.offers()), clock.now())
         assert market.offer(KEY) is not None

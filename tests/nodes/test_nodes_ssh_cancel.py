@@ -23,7 +23,7 @@ async def test_a_session_that_is_cancelled_at_any_moment_is_never_finished_inste
         "127.0.0.1", 0, server_host_keys=[host_key], server_factory=_Anybody
     )
     port = server.sockets[0].getsockname()[1]
-    access = SshAccess(asyncssh.generate_private_key("ssh-ed25519"), "nobody", port, 5.0)
+    access = SshAccess(asyncssh.generate_private_key("ssh-ed25519"), "nobody", port, 30.0)
     pin = normal_form(host_key.export_public_key("openssh").decode())
 
     async def session() -> None:
@@ -36,7 +36,9 @@ async def test_a_session_that_is_cancelled_at_any_moment_is_never_finished_inste
             return time.perf_counter() - started
 
     await login()
-    length_s = await login()
+    length_s = min(
+        await login(), 0.05
+    )  # a busy machine takes longer, and 200 of them would take minutes
     chance = random.Random(1)
     tasks = []
     for _ in range(200):
@@ -45,7 +47,7 @@ async def test_a_session_that_is_cancelled_at_any_moment_is_never_finished_inste
         task.cancel()
         tasks.append(task)
 
-    _, stuck = await asyncio.wait(tasks, timeout=5)
+    _, stuck = await asyncio.wait(tasks, timeout=60)
 
     for task in stuck:
         task.cancel()

@@ -128,7 +128,7 @@ async def test_a_busy_server_is_asked_again_later() -> None:
 
 
 async def test_a_server_that_takes_a_request_and_says_nothing_fails_in_time() -> None:
-    model = policy(deadlines={"warm_up": "100ms"})
+    model = policy(deadlines={"warm_up": "500ms"})
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()

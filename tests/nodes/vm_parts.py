@@ -117,7 +117,7 @@ def access(port: int = SSH_PORT, timeout_s: float = 5.0) -> SshAccess:
     return SshAccess(CLIENT_KEY, "ubuntu", port, timeout_s)
 
 
-async def until(look: Callable[[], Awaitable[T | None]], within_s: float = 20.0) -> T:
+async def until(look: Callable[[], Awaitable[T | None]], within_s: float = 90.0) -> T:
     """Look again until there is something to see."""
     async with asyncio.timeout(within_s):
         while True:

@@ -76,7 +76,7 @@ async def test_a_second_process_on_one_file_is_refused_and_told_who_holds_it(
         "except StoreUnavailable as exc:\n    print(exc)\n",
         path,
     )
-    said, _ = second.communicate(timeout=20)
+    said, _ = second.communicate(timeout=90)
     await store.close()
 
     assert f"held by process {os.getpid()}" in said
@@ -180,7 +180,7 @@ async def test_a_full_disk_refuses_the_commit_whole_and_room_heals_it(tmp_path: 
     path = tmp_path / "autoscaler.db"
 
     process = python(FILLS, path)
-    said, wrong = process.communicate(timeout=30)
+    said, wrong = process.communicate(timeout=90)
 
     assert process.returncode == 0, wrong
     assert "full: the store could not commit" in said
@@ -215,7 +215,7 @@ async def test_what_a_killed_writer_committed_is_there_and_nothing_half(tmp_path
         if int(line) >= 20:
             break
     writer.send_signal(signal.SIGKILL)
-    rest, _ = writer.communicate(timeout=20)
+    rest, _ = writer.communicate(timeout=90)
     last = int(([line, *rest.split()])[-1])
 
     store = SqliteStore.open(path)
