@@ -144,17 +144,18 @@ class Panic:
         """Delete until all is proven absent.
 
         Raises:
-            AuthFailed: the very first look was refused.
             EndpointMissing: the cloud has no call that deletes a VM.
         """
         self._began_s = self.clock.boot_s()
         settled_s = self._began_s + self.tempo.settling.total_seconds()
         self._coming = dict.fromkeys(self.creating, settled_s)
         async with asyncio.TaskGroup() as tasks:
-            while not await self._is_over(tasks):
+            while self._fatal is None and not await self._is_over(tasks):
                 self.told(self.progress())
                 await self.clock.sleep(self.tempo.look.total_seconds())
         self.told(self.progress())
+        if self._fatal is not None:
+            raise self._fatal
 
     def progress(self) -> Progress:
         """Where it stands now."""
@@ -196,8 +197,6 @@ class Panic:
 
     async def _is_over(self, tasks: asyncio.TaskGroup) -> bool:
         """Look once, ask for what is due, and say whether all is proven absent."""
-        if self._fatal is not None:
-            raise self._fatal
         read_at_s = self.clock.boot_s()
         inventory = await self._listing()
         if inventory is not None:
