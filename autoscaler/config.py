@@ -69,7 +69,7 @@ class CloudSettings(Values):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the cloud is an emulator on this host."""
+        """Whether the cloud is on this host: an emulator, as far as a file can tell."""
         host = urlsplit(self.url).hostname or ""
         if host == "localhost":
             return True
@@ -232,31 +232,33 @@ class Config(Values):
         if self.balancer == "haproxy" and not self.haproxy:
             raise ValueError('balancer = "haproxy" needs at least one [[haproxy]] with its socket')
         self._leases_outlast_calls()
-        if self.cloud.is_loopback:
-            return self
-        low = below_floor(self)
-        if low:
-            key, value, least = low[0]
-            raise ValueError(
-                f"{key}: found {show_duration(value)}, the least is {show_duration(least)}; "
-                "only an emulator on loopback may go lower"
-            )
-        missing = [
-            key
+        if not self.cloud.is_loopback:
+            for problem in self.unfit_for_a_real_cloud():
+                raise ValueError(problem)
+        return self
+
+    def unfit_for_a_real_cloud(self) -> list[str]:
+        """What only an emulator may have: short durations, no limits, no firewall. Empty when nothing is wrong.
+
+        A URL on loopback is taken for an emulator's here; the daemon looks whether it is one.
+        """
+        problems = [
+            f"{key}: found {show_duration(value)}, the least is {show_duration(least)}; "
+            "only an emulator on loopback may go lower"
+            for key, value, least in below_floor(self)
+        ]
+        problems += [
+            f"limits.{key} is missing: state what you are willing to spend "
+            "before anything is rented (limits.usd_per_hour, usd_per_month and nodes)"
             for key in ("usd_per_hour", "usd_per_month", "nodes")
             if getattr(self.limits, key) is None
         ]
-        if missing:
-            raise ValueError(
-                f"limits.{missing[0]} is missing: state what you are willing to spend "
-                "before anything is rented (limits.usd_per_hour, usd_per_month and nodes)"
-            )
         if self.firewall.manage and not self.firewall.sources:
-            raise ValueError(
+            problems.append(
                 "firewall.sources is empty: name the CIDRs of the balancers and of this daemon, "
                 "or set firewall.manage = false and open the serving ports yourself"
             )
-        return self
+        return problems
 
     def _leases_outlast_calls(self) -> None:
         """A holder stops after two thirds of its lease: what it sent before must have ended by then."""
