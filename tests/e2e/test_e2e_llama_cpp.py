@@ -1,41 +1,73 @@
-"""The real llama.cpp server on a machine without a GPU, from the rented machine to the client's answer."""
+"""`autoscaler demo --engine llama.cpp`: the real server, from the rented machine to the clients' answers."""
 
 from __future__ import annotations
 
 import asyncio
-from importlib import resources
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
-from tests.e2e.world import World
+from tests.e2e.world import CLOSED, World, die_with_parent, processes_below
 from tests.observe.parts import need_llama_cpp
 
 pytestmark = pytest.mark.e2e
 
 
-async def test_a_real_llama_cpp_server_answers_a_clients_request(bare: World) -> None:
+async def test_the_demo_answers_its_clients_with_the_real_llama_cpp_server(bare: World) -> None:
     need_llama_cpp()
-    await asyncio.gather(bare.start_emulator("--engine", "llama.cpp"), bare.start_gateway())
-    prices = resources.files("autoscaler.demo").joinpath("prices-cpu.toml").read_text()
-    (bare.directory / "prices.toml").write_text(prices)
-    bare.config_edits = {"cloud": {"prices_file": "prices.toml"}}
-    own = {"concurrency": 4, "requests_per_s": 4.0}
-    bare.write_policy(
-        model="demo/tiny",
-        engine="llama.cpp",
-        facts={"params_b": 0.01, "layers": 2, "hidden": 64, "kv_heads": 2, "head_dim": 32},
-        server={"max_model_len": 2048, "max_num_seqs": 4},
-        hardware={"gpus": False, "types": ["c1a.*"], "capacity": {"c1a.2x": own, "c1a.4x": own}},
-        nodes={"min": 0, "max": 1},
+    demo = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "autoscaler", "demo", "--engine", "llama.cpp", "--no-faults"),
+        *("--traffic", "20", "--peak", "3", "--report", "report", "--keep", "kept"),
+        cwd=bare.directory,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        preexec_fn=die_with_parent,
     )
-    await bare.start_daemon()
+    async with asyncio.timeout(110):
+        node = await first_that_serves(bare.directory / "kept", demo)
+        async with bare.session.get(f"{node['endpoints'][0]}/metrics") as page:
+            metrics = await page.text()
+        gateway = gateway_url(bare.directory / "kept" / "gateway.log")
+        answer = await bare.ask("demo/tiny", stream=True, tokens=24, base=gateway)
+        out, _ = await demo.communicate()
 
-    answer = await bare.ask("demo/tiny", stream=True, tokens=24)
-
-    assert answer.whole, (answer, bare.logs())
-    assert answer.headers["x-autoscaler-cold-start"]
+    said = out.decode()
+    assert demo.returncode == 0, said
+    assert "llamacpp:" in metrics
+    assert answer.whole, (answer, said)
     assert answer.tokens == 24
-    (node,) = await bare.ready()
-    async with bare.session.get(f"{node['endpoints'][0]}/metrics") as page:
-        assert "llamacpp:" in await page.text()
-    await bare.is_empty()
+    report = json.loads((bare.directory / "report" / "report.json").read_text())
+    summary = report["summary"]
+    assert summary["answered"] == summary["requests"] > 0
+    assert summary["held"] >= 1  # told by its header that the start was a cold one
+    assert all(name.startswith("c1a.") for name in summary["offer_types"])
+    assert (summary["machines_killed"], summary["problems"]) == (0, [])
+    assert {n["state"] for n in report["nodes"]} <= set(CLOSED)
+    assert processes_below(bare.directory) == []
+
+
+async def first_that_serves(kept: Path, demo: asyncio.subprocess.Process) -> dict[str, Any]:
+    """Ask the demo's daemon until a node serves."""
+    while demo.returncode is None:
+        connector = aiohttp.UnixConnector(str(kept / "run" / "daemon.sock"))
+        async with aiohttp.ClientSession(connector=connector) as daemon:
+            with contextlib.suppress(aiohttp.ClientConnectionError):
+                async with daemon.get("http://daemon/api/v1/nodes") as answer:
+                    nodes: list[dict[str, Any]] = await answer.json()
+                ready = [node for node in nodes if node["state"] == "ready"]
+                if ready:
+                    return ready[0]
+        await asyncio.sleep(0.1)
+    assert demo.stdout is not None
+    pytest.fail((await demo.stdout.read()).decode())
+
+
+def gateway_url(log: Path) -> str:
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    listening = next(event for event in events if event["event"] == "gateway_listening")
+    return f"http://{listening['host']}:{listening['port']}"
