@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from autoscaler.policy import OnLimit, Values, below_floor, floor
+from autoscaler.policy import OnLimit, SchemaNumber, Values, below_floor, floor
 from autoscaler.quantity import Duration, Usd, show_duration
 
 _CALL_SLACK = timedelta(
@@ -212,7 +212,7 @@ class LogSettings(Values):
 class Config(Values):
     """The whole of config.toml."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema")]
+    schema_: SchemaNumber
     cloud: CloudSettings
     limits: LimitSettings = LimitSettings()
     policies: Path = Path("policies")

@@ -115,7 +115,7 @@ MISTAKES = (
         marker='[hardware.capacity."l40s"]',
     ),
     policy("max_model_len = 16384", 'script = "x.sh"', "server.script", "server.script", "custom"),
-    config("schema = 1", "schema = 2", "schema", "found 2", "allowed: 1"),
+    config("schema = 1", "schema = 2", "schema", "found 2", "reads schema = 1", "newer autoscaler"),
 )
 
 
