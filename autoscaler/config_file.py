@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoscaler.config import Config
-from autoscaler.decide.profiles import Profiles
 from autoscaler.domain.ids import ModelName, slug
 from autoscaler.errors import ConfigError
-from autoscaler.hub.kept import read_kept
-from autoscaler.policy import Policy, below_floor
+from autoscaler.policy import Policy, Route, below_floor
 from autoscaler.quantity import show_duration
 from autoscaler.toml_file import read_toml
 
@@ -66,7 +64,7 @@ def read_config(path: Path) -> Config:
 
 
 def read_policy(path: Path) -> Policy:
-    """Read one policy file, with the files beside it that it names, and what a hub once told of its model.
+    """Read one policy file, with the files beside it that it names.
 
     Raises:
         ConfigError: a line per mistake.
@@ -83,11 +81,7 @@ def read_policy(path: Path) -> Policy:
             raise ConfigError(
                 f"{path}: server.{name}: no such file: {found} (or it may not be read)"
             )
-    facts = policy.facts
-    if Profiles.load().facts(policy) is None:
-        kept = read_kept(path, policy)
-        facts = kept.facts if kept is not None else None
-    return policy.model_copy(update={"server": server.model_copy(update=beside), "facts": facts})
+    return policy.model_copy(update={"server": server.model_copy(update=beside)})
 
 
 def _is_file(path: Path) -> bool:
@@ -112,11 +106,28 @@ def check_floors(path: Path, policy: Policy) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def read_policies(directory: Path, *, emulated: bool = True) -> PolicyFiles:
+def check_route(path: Path, policy: Policy, balancer: str) -> None:
+    """Refuse a way of routing that the balancer before the nodes would not go.
+
+    Raises:
+        ConfigError: affinity, and HAProxy, whose `balance` line is not ours to write.
+    """
+    if policy.route is Route.AFFINITY and balancer != "gateway":
+        raise ConfigError(
+            f'{path}: route: found "affinity", with balancer = "{balancer}" only "least-in-flight" is allowed: '
+            "the gateway routes by session, HAProxy only by its own configuration; remove the key, and write "
+            "`balance hdr(…)`, `hash-type consistent` and `hash-balance-factor 125` into the model's backend"
+        )
+
+
+def read_policies(
+    directory: Path, *, emulated: bool = True, balancer: str = "gateway"
+) -> PolicyFiles:
     """Read every `*.toml` of a directory, whole or not at all.
 
     Args:
         emulated: whether the cloud is an emulator on loopback, which may undercut the floors of durations.
+        balancer: what spreads requests over the nodes, as in config.toml.
 
     Raises:
         ConfigError: every mistake of every file, or two files that claim one model.
@@ -131,6 +142,7 @@ def read_policies(directory: Path, *, emulated: bool = True) -> PolicyFiles:
             policy = read_policy(path)
             if not emulated:
                 check_floors(path, policy)
+            check_route(path, policy, balancer)
         except ConfigError as exc:
             problems.append(str(exc))
             continue

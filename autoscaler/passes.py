@@ -9,9 +9,11 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from autoscaler.balance.protocol import Balancer, Pool
+from autoscaler.balance.protocol import Affinity, Balancer, Pool
 from autoscaler.clock import Clock
+from autoscaler.decide.readiness import readiness
 from autoscaler.domain.ids import ModelName
+from autoscaler.domain.node import SERVING
 from autoscaler.errors import (
     AutoscalerError,
     BalancerUnavailable,
@@ -22,7 +24,7 @@ from autoscaler.errors import (
 from autoscaler.health import Health
 from autoscaler.nodes.runner import NodeRunner
 from autoscaler.policies import PolicyBook
-from autoscaler.policy import Policy
+from autoscaler.policy import Policy, Route
 from autoscaler.reconcile import Reconciler
 from autoscaler.serve.metrics import Metrics
 from autoscaler.store.protocol import Store
@@ -98,20 +100,21 @@ class Passes:
         return now, boot_now
 
     async def _tell_balancers(self, policy: Policy) -> None:
-        boots = (await self.store.boots(policy.name)).values()
-        measured = sorted(seconds for row in boots for seconds in row)
-        wait = (
-            timedelta(seconds=measured[len(measured) // 2])
-            if measured
-            else policy.scaling.boot_prior
-        )
+        boots_s = await self.store.boots(policy.name)
+        fleet = await self.store.fleet(policy.name)
+        ahead = readiness(policy, boots_s, fleet.nodes, self.clock.now())
+        is_cold = not any(node.state in SERVING for node in fleet.nodes)
         pool = Pool(
             model=policy.name,
             aliases=policy.aliases,
             hold_requests=policy.hold.requests,
             hold_bytes=policy.hold.bytes,
             hold_time=policy.hold.time,
-            retry_after=wait,
+            retry_after=readiness(policy, boots_s, (), self.clock.now()).likely,
+            ready_in=ahead.likely if is_cold else None,
+            ready_soonest=ahead.soonest,
+            sse_comments=policy.hold.sse_comments,
+            affinity=_affinity(policy),
             queue_in_engine=policy.hold.queue_in == "engine",
         )
         for balancer in self.balancers:
@@ -123,3 +126,10 @@ class Passes:
             log.warning("pass_failed", model=model, why=text)
         self.metrics.pass_failed(model, type(exc).__name__)
         return text
+
+
+def _affinity(policy: Policy) -> Affinity | None:
+    if policy.route is not Route.AFFINITY:
+        return None
+    wanted = policy.affinity
+    return Affinity(wanted.header, wanted.prompt_chars, wanted.bound)

@@ -11,8 +11,7 @@ import structlog
 from autoscaler.config_file import read_policies
 from autoscaler.domain.ids import ModelName
 from autoscaler.errors import ConfigError
-from autoscaler.policy import Policy, below_floor
-from autoscaler.quantity import show_duration
+from autoscaler.policy import Policy
 
 log = structlog.get_logger(__name__)
 
@@ -30,9 +29,12 @@ class Reload:
 class PolicyBook:
     """Keeps the last good set of policies."""
 
-    def __init__(self, directory: Path, *, emulated: bool = True) -> None:
+    def __init__(
+        self, directory: Path, *, emulated: bool = True, balancer: str = "gateway"
+    ) -> None:
         """`emulated`: the cloud is an emulator on loopback, and durations may undercut their floors."""
         self._directory = directory
+        self._balancer = balancer
         self._emulated = emulated
         self._policies: dict[ModelName, Policy] = {}
         self.error: str | None = None
@@ -48,27 +50,23 @@ class PolicyBook:
         Raises:
             ConfigError: any file is wrong; nothing is in force.
         """
-        self._policies = dict(read_policies(self._directory, emulated=self._emulated).policies)
+        self._policies = dict(self._read())
         return Reload(added=tuple(self._policies))
+
+    def _read(self) -> Mapping[ModelName, Policy]:
+        return read_policies(
+            self._directory, emulated=self._emulated, balancer=self._balancer
+        ).policies
 
     def remember(self, policy: Policy) -> None:
         """Take up a policy whose file is gone but whose nodes are not: they must be scaled in, drained and deleted."""
         self._policies[policy.name] = policy
         self.vanished = (*self.vanished, policy.name)
 
-    def hold_to_floors(self) -> list[str]:
-        """Take the cloud for a real one from now on; what the policies in force have that only an emulator may."""
-        self._emulated = False
-        return [
-            f"policy of {name}: {key}: found {show_duration(value)}, the least is {show_duration(least)}"
-            for name, policy in self._policies.items()
-            for key, value, least in below_floor(policy)
-        ]
-
     def reload(self) -> Reload:
         """Read the directory again. With any mistake in any file, everything stays as it is."""
         try:
-            found = read_policies(self._directory, emulated=self._emulated).policies
+            found = self._read()
         except ConfigError as exc:
             if str(exc) != self.error:
                 log.error("policies_refused", why=str(exc))

@@ -12,14 +12,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from autoscaler.domain.ids import ModelName
 from autoscaler.images import pinned
@@ -58,17 +51,6 @@ def below_floor(values: BaseModel, path: str = "") -> list[tuple[str, timedelta,
     return low
 
 
-def _this_form(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool) and value != 1:
-        raise ValueError(
-            "this version of autoscaler reads schema = 1: a file of a newer form needs a newer autoscaler"
-        )
-    return value
-
-
-SchemaNumber = Annotated[Literal[1], BeforeValidator(_this_form), Field(alias="schema")]
-
-
 class Engine(StrEnum):
     """The kinds of model server that startup scripts and adapters know."""
 
@@ -88,6 +70,11 @@ class Mode(StrEnum):
 class OnLimit(StrEnum):
     HOLD = "hold"
     DRAIN_TO_MIN = "drain-to-min"
+
+
+class Route(StrEnum):
+    LEAST_IN_FLIGHT = "least-in-flight"
+    AFFINITY = "affinity"  # a session's requests to the node that has its prompt cached
 
 
 class OnDeadline(StrEnum):
@@ -149,10 +136,7 @@ class Server(Values):
 
 
 class Facts(Values):
-    """What the capacity model must know of the weights.
-
-    Left out: taken from the table of known models, else from what the hub told `validate --online`.
-    """
+    """What the capacity model must know of the weights. Left out: taken from the table of known models by name."""
 
     params_b: Annotated[float, Field(gt=0)]
     active_params_b: Annotated[float, Field(gt=0)] | None = None
@@ -229,6 +213,15 @@ class Hold(Values):
     bytes: Size = 256 * 1024 * 1024
     time: Duration = timedelta(minutes=10)
     queue_in: Literal["balancer", "engine"] = "balancer"
+    sse_comments: Annotated[Duration | None, floor(5)] = None
+
+
+class Affinity(Values):
+    """What keeps a session on one node, with `route = "affinity"`: a header, else the prompt's head."""
+
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = None
+    prompt_chars: Annotated[int, Field(ge=1, le=100_000)] = 1024
+    bound: Annotated[float, Field(gt=1.0, le=10.0)] = 1.25
 
 
 class Drain(Values):
@@ -312,7 +305,7 @@ class PolicyLimits(Values):
 class Policy(Values):
     """One model's policy."""
 
-    schema_: SchemaNumber = 1
+    schema_: Annotated[Literal[1], Field(alias="schema")]
     model: Annotated[str, Field(pattern=_SAFE_NAME)]
     aliases: tuple[Annotated[str, Field(pattern=_SAFE_NAME)], ...] = ()
     engine: Engine
@@ -327,6 +320,8 @@ class Policy(Values):
     scaling: Scaling = Scaling()
     spread: Spread = Spread()
     hold: Hold = Hold()
+    route: Route = Route.LEAST_IN_FLIGHT
+    affinity: Affinity = Affinity()
     drain: Drain = Drain()
     deadlines: Deadlines = Deadlines()
     retries: Retries = Retries()
@@ -357,6 +352,10 @@ class Policy(Values):
             raise ValueError('server.script is missing: engine = "custom" runs a script of yours')
         if self.engine is not Engine.CUSTOM and self.server.script is not None:
             raise ValueError('server.script is for engine = "custom" only')
+        if self.route is not Route.AFFINITY and self.affinity != Affinity():
+            raise ValueError(
+                'affinity is for route = "affinity" only: set the one or leave out the other'
+            )
         if self.limit is not None and self.limits.usd_per_hour is not None:
             raise ValueError("limit and limits.usd_per_hour say the same: keep one")
         return self

@@ -116,8 +116,10 @@ class GatewayBalancer:
             "hold": wait,
             "queue": wait,
             "retry_after_s": pool.retry_after.total_seconds(),
+            **_options(pool),
         }
         await self._change("/v1/pools/put", body)
+        await self._tell_outlook(pool)
         known = (await self._state()).pools.get(pool.model)
         if known is None or set(known.aliases) != set(pool.aliases) - {pool.model}:
             raise self._not_done(f"pool {pool.model!r} is not as it was told")
@@ -125,6 +127,20 @@ class GatewayBalancer:
             self._queues_in_engine.add(pool.model)
         else:
             self._queues_in_engine.discard(pool.model)
+
+    async def _tell_outlook(self, pool: Pool) -> None:
+        """Say when a node will be ready. Advice only: that it was not heard fails nothing."""
+        if pool.ready_in is None:
+            return
+        body = {
+            "model": pool.model,
+            "likely_s": pool.ready_in.total_seconds(),
+            "soonest_s": pool.ready_soonest.total_seconds(),
+        }
+        try:
+            await self._change("/v1/pools/expect", body)
+        except BalancerUnavailable as exc:
+            log.debug("outlook_not_told", balancer=self._name, why=str(exc))
 
     async def register(self, model: ModelName, endpoint: Endpoint) -> None:
         """Add the endpoint, or bring it back from draining; nothing is sent when the gateway has it already."""
@@ -255,6 +271,21 @@ class GatewayBalancer:
             connector = aiohttp.UnixConnector(str(self._control), force_close=True)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
         return self._session
+
+
+def _options(pool: Pool) -> dict[str, object]:
+    """What a pool may have besides; left out when it has not, so that an older gateway understands."""
+    options: dict[str, object] = {}
+    if pool.sse_comments is not None:
+        options["sse_comment_s"] = pool.sse_comments.total_seconds()
+    if pool.affinity is not None:
+        affinity = pool.affinity
+        options["affinity"] = {
+            "header": affinity.header.lower() if affinity.header is not None else None,
+            "prompt_chars": affinity.prompt_chars,
+            "bound": affinity.bound,
+        }
+    return options
 
 
 async def _read(answer: aiohttp.ClientResponse) -> bytes:
