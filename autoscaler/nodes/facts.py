@@ -6,8 +6,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from autoscaler.domain.money import ZERO
-from autoscaler.domain.node import Node, State
-from autoscaler.nodes.lifecycle import Sighting
+from autoscaler.domain.node import Endpoint, Node, State
+from autoscaler.nodes.lifecycle import Sighting, Step
+
+_QUEUE_FACTOR = 1.2  # requests placed on one replica beyond B*, so that its batch never runs dry
 
 
 def learned(node: Node, seen: Sighting, now: datetime) -> Node:
@@ -31,6 +33,69 @@ def learned(node: Node, seen: Sighting, now: datetime) -> Node:
         disk_ids=machine.disk_ids or node.disk_ids,
         booted_at=node.booted_at or now,
     )
+
+
+def looked_at(
+    node: Node,
+    seen: Sighting,
+    step: Step,
+    stage: str | None,
+    tokens_per_s: float | None,
+    now: datetime,
+) -> Node:
+    """The node with all that a look taught, still in its state.
+
+    Args:
+        stage: what it waits for, while it boots or is verified.
+        tokens_per_s: what its warm-up measured.
+    """
+    after = learned(node, seen, now)
+    if stage is not None and node.state in (State.BOOTING, State.VERIFYING):
+        after = replace(after, stage=stage)
+    if seen.verified and node.verified_at is None:
+        after = replace(after, verified_at=now, tokens_per_s=tokens_per_s)
+    left = seen.unregistered and step.state is State.TERMINATING
+    if left and node.verified_at is not None and node.unregistered_at is None:
+        after = replace(after, unregistered_at=now)
+    return after
+
+
+def entered(node: Node, seen: Sighting, step: Step, now: datetime) -> Node:
+    """The node in the state that a step takes it to, with what belongs to that state."""
+    after = replace(node, state=step.state, since=now, reason=step.reason)
+    match step.state:
+        case State.FAILED:
+            return replace(after, failure=step.reason)
+        case State.TERMINATING if seen.proven_absent and node.failure is None:
+            return replace(after, failure=f"vanished: {step.reason}")
+        case State.VERIFYING:
+            return replace(after, host_key=seen.host_key, nonce=None)
+        case State.READY:
+            return replace(after, ready_at=after.ready_at or now)
+        case State.GONE:
+            return closed(after, now)
+        case State.CANCELLED:
+            return replace(after, sent_at=None, nonce=None)  # refused: the meter never ran
+        case State.LOST:
+            return replace(after, gone_at=now)  # its nonce stays: it may surface and be adopted
+        case _:
+            return after
+
+
+def with_endpoints(node: Node, port: int) -> Node:
+    """The node with an endpoint for each of its model servers, the first on `port`."""
+    capacity = max(1, round(node.concurrency * _QUEUE_FACTOR))
+    weight = min(256, max(1, round(node.concurrency)))
+    endpoints = tuple(
+        Endpoint(
+            id=node.name if i == 0 else f"{node.name}.{i}",
+            url=f"http://{node.address}:{port + i}",
+            capacity=capacity,
+            weight=weight,
+        )
+        for i in range(node.replicas)
+    )
+    return replace(node, endpoints=endpoints)
 
 
 def closed(node: Node, now: datetime) -> Node:

@@ -15,21 +15,19 @@ from autoscaler.cloud.protocol import Cloud
 from autoscaler.config import Timings
 from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.domain.machine import Inventory
-from autoscaler.domain.node import CLOSED, Endpoint, Node, NodeEvent, State
+from autoscaler.domain.node import CLOSED, Node, State
 from autoscaler.domain.offer import Market
 from autoscaler.errors import (
     AutoscalerError,
     BalancerUnavailable,
     CloudUnavailable,
-    HeldBack,
     LeaseLost,
-    Rejected,
     SchemaError,
     StoreUnavailable,
 )
 from autoscaler.nodes import drain, register, terminate
 from autoscaler.nodes.ages import Ages
-from autoscaler.nodes.facts import closed, learned, receipt
+from autoscaler.nodes.facts import entered, looked_at, with_endpoints
 from autoscaler.nodes.launch import MARKET_FAILURES, Launcher
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.lifecycle import Effect, Rules, Sighting, Step, next_step
@@ -37,13 +35,13 @@ from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.liveness import judge
 from autoscaler.nodes.look import Looker, NodeMemory
 from autoscaler.nodes.protocol import Prober
+from autoscaler.nodes.recorder import Recorder
+from autoscaler.nodes.sending import Sender
 from autoscaler.nodes.settling import SettlingTime
-from autoscaler.policy import Mode, OnDeadline, Policy
+from autoscaler.policy import OnDeadline, Policy
 from autoscaler.store.protocol import Store
 
 log = structlog.get_logger(__name__)
-
-_QUEUE_FACTOR = 1.2  # requests placed on one replica beyond B*, so that its batch never runs dry
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,6 @@ class NodeRunner:
             parts.timings,
             lambda: self._open,
         )
-        self._open: tuple[Node, ...] = ()
         self._ages = Ages(parts.clock)
         self._settling = SettlingTime(
             parts.store,
@@ -89,6 +86,17 @@ class NodeRunner:
             parts.launcher.create_timeout,
             parts.settling,
         )
+        self._recorder = Recorder(
+            parts.store,
+            parts.clock,
+            parts.leases,
+            self._ages,
+            parts.launcher,
+            parts.policies,
+            parts.changed,
+        )
+        self._sender = Sender(self._recorder, self._settling, parts.timings)
+        self._open: tuple[Node, ...] = ()
         self._memories: dict[NodeName, NodeMemory] = {}
         self._wakes: dict[NodeName, asyncio.Event] = {}
         self._held: str | None = None
@@ -213,7 +221,7 @@ class NodeRunner:
         market = self._parts.market()
         offer = market.offer(node.offer) if market is not None else None
         if node.state is State.PLANNED:
-            return await self._launch(node, policy)
+            return await self._sender.send(node, policy, self._ages.instant(node))
         if node.state is State.CREATING and node.operation_id is None:
             node = await self._first_look(node)
         judged_at = self._ages.instant(node)
@@ -222,63 +230,19 @@ class NodeRunner:
         await self._alarm(node, step, memory, judged_at)
         now = self._parts.clock.now()
         after = self._after(node, seen, step, memory, now)
-        await self._record(node, after, step, memory)
+        detail = memory.proven.detail if after.state is State.READY and memory.proven else ""
+        await self._recorder.record(node, after, step.reason, detail)
         await self._effect(after, step, policy, memory)
         # Just verified and registered: that the balancers have it can be seen now, not a step later.
         is_verified_now = after.verified_at is not None and node.verified_at is None
         return is_verified_now or after.state is not node.state
-
-    async def _launch(self, node: Node, policy: Policy | None) -> bool:
-        """The one path to a create call: it is recorded that the call may have been made, then it is made."""
-        now = self._parts.clock.now()
-        unwanted = await self._why_unwanted(node, policy, self._ages.instant(node))
-        if unwanted is not None:
-            return await self._cancel(node, unwanted)
-        if policy is None:
-            raise CloudUnavailable(f"{node.model}: no policy; not launched")
-        try:
-            request = await self._parts.launcher.prepare(node, policy)
-        except Rejected as exc:
-            return await self._cancel(node, str(exc))
-        sent = replace(node, state=State.CREATING, since=now, sent_at=now, reason="create sent")
-        await self._advance(node, sent, "the intent is durable")
-        self._settling.sent(sent.name)
-        try:
-            await self._parts.launcher.create(sent, policy, request)
-        except HeldBack as exc:
-            # No call was made under its name, so it may still be made.
-            self._settling.forget(sent.name)
-            why = f"nothing was sent: {exc}"
-            await self._advance(sent, replace(node, since=now, reason=why), why)
-            return False
-        return True
-
-    async def _why_unwanted(self, node: Node, policy: Policy | None, now: datetime) -> str | None:
-        """Why an intent must not be sent any more: it was decided some time ago, perhaps by another daemon."""
-        record = await self._parts.store.record(node.model)
-        if record.retired_by is not None:
-            return f"not sent: {record.retired_by} retired the model"
-        if record.paused_by is not None:
-            return f"not sent: {record.paused_by} paused the model"
-        if policy is not None and policy.mode is not Mode.ACTIVE:
-            return f"not sent: the policy's mode is {policy.mode}"
-        waited = now - node.created_at
-        # A market moves within minutes, and so does demand: what waited for a firewall rule or a daemon is stale.
-        if waited >= self._parts.timings.intent_max_age:
-            return f"not sent for {waited.total_seconds():.0f} s: it is decided anew"
-        return None
-
-    async def _cancel(self, node: Node, why: str) -> bool:
-        now = self._parts.clock.now()
-        await self._advance(node, replace(node, state=State.CANCELLED, since=now, reason=why), why)
-        return True
 
     async def _first_look(self, node: Node) -> Node:
         if node.first_look_at is not None or node.failure is not None:
             return node
         # An heir finds `creating` without ids: the call may have been made. It counts from its own first look.
         looked = replace(node, first_look_at=self._parts.clock.now())
-        await self._parts.store.update(self._parts.leases.current(node.model), node, looked)
+        await self._recorder.update(node, looked)
         return looked
 
     def _rules(self, policy: Policy | None) -> Rules:
@@ -298,90 +262,14 @@ class NodeRunner:
         self, node: Node, seen: Sighting, step: Step, memory: NodeMemory, now: datetime
     ) -> Node:
         """The node as it will be recorded: the step's state and what the sighting taught."""
-        after = learned(node, seen, now)
-        if memory.stage is not None and node.state in (State.BOOTING, State.VERIFYING):
-            after = replace(after, stage=memory.stage)
-        if seen.verified and node.verified_at is None:
-            speed = memory.proven.tokens_per_s if memory.proven is not None else None
-            after = replace(after, verified_at=now, tokens_per_s=speed)
-        left = seen.unregistered and step.state is State.TERMINATING
-        if left and node.verified_at is not None and node.unregistered_at is None:
-            after = replace(after, unregistered_at=now)
+        speed = memory.proven.tokens_per_s if memory.proven is not None else None
+        after = looked_at(node, seen, step, memory.stage, speed, now)
         if step.state is node.state:
             return after
-        after = replace(after, state=step.state, since=now, reason=step.reason)
-        match step.state:
-            case State.FAILED:
-                return replace(after, failure=step.reason)
-            case State.TERMINATING if seen.proven_absent and node.failure is None:
-                return replace(after, failure=f"vanished: {step.reason}")
-            case State.VERIFYING:
-                return replace(
-                    after, host_key=seen.host_key, nonce=None, endpoints=self._endpoints(after)
-                )
-            case State.READY:
-                return replace(after, ready_at=after.ready_at or now)
-            case State.GONE:
-                return closed(after, now)
-            case State.CANCELLED:
-                return replace(after, sent_at=None, nonce=None)  # refused: the meter never ran
-            case State.LOST:
-                return replace(after, gone_at=now)  # its nonce stays: it may surface and be adopted
-            case _:
-                return after
-
-    def _endpoints(self, node: Node) -> tuple[Endpoint, ...]:
-        policy = self._parts.policies()[node.model]
-        capacity = max(1, round(node.concurrency * _QUEUE_FACTOR))
-        return tuple(
-            Endpoint(
-                id=node.name if i == 0 else f"{node.name}.{i}",
-                url=f"http://{node.address}:{policy.server.port + i}",
-                capacity=capacity,
-                weight=min(256, max(1, round(node.concurrency))),
-            )
-            for i in range(node.replicas)
-        )
-
-    async def _record(self, node: Node, after: Node, step: Step, memory: NodeMemory) -> None:
-        if after.state is not node.state:
-            detail = memory.proven.detail if after.state is State.READY and memory.proven else ""
-            await self._advance(node, after, step.reason, detail)
-            await self._learn_from(node, after)
-        elif after != node:
-            await self._parts.store.update(self._parts.leases.current(node.model), node, after)
-
-    async def _advance(self, before: Node, after: Node, cause: str, detail: str = "") -> None:
-        event = NodeEvent(
-            at=after.since,
-            kind=f"node_{after.state}",
-            model=after.model,
-            node=after.name,
-            state=after.state,
-            cause=cause,
-            actor="daemon",
-            detail=detail or receipt(after),
-            decision=after.decision,
-        )
-        await self._parts.store.advance(
-            self._parts.leases.current(before.model), before, after, event
-        )
-        self._ages.instant(after)
-        log.info(event.kind, node=after.name, model=after.model, cause=cause)
-        self._parts.changed(before, after)
-
-    async def _learn_from(self, before: Node, after: Node) -> None:
-        """What a launch taught about its offer."""
-        if after.state is State.READY and before.ready_at is None:
-            boot_s = (after.since - after.created_at).total_seconds()
-            await self._parts.store.add_boot(after.model, after.offer, boot_s, after.since)
-            await self._parts.store.clear_backoff(after.offer)
-        elif after.state is State.FAILED and before.ready_at is None:
-            policy = self._parts.policies().get(after.model)
-            # A create call that was refused has backed its offer off already.
-            refused = before.failure is not None
-            if policy is not None and not refused:
-                await self._parts.launcher.note_failure(after, policy, after.failure or "failed")
+        after = entered(after, seen, step, now)
+        if step.state is State.VERIFYING:
+            return with_endpoints(after, self._parts.policies()[node.model].server.port)
+        return after
 
     async def _effect(
         self, node: Node, step: Step, policy: Policy | None, memory: NodeMemory
@@ -429,7 +317,7 @@ class NodeRunner:
         log.error(
             "drain_overdue", node=node.name, since=since, in_flight=counts.in_flight, why=counts.why
         )
-        await self._say(
+        await self._recorder.say(
             node,
             "drain_overdue",
             f"draining since {since}, {counts.in_flight} in flight",
@@ -440,7 +328,9 @@ class NodeRunner:
         count = memory.drain.in_flight
         log.error("requests_cut", node=node.name, in_flight=count)
         self._parts.cut(node.model)
-        await self._say(node, "requests_cut", f"{count} requests in flight at the drain's deadline")
+        await self._recorder.say(
+            node, "requests_cut", f"{count} requests in flight at the drain's deadline"
+        )
 
     async def _save_diagnostics(
         self, node: Node, policy: Policy | None, memory: NodeMemory
@@ -454,7 +344,7 @@ class NodeRunner:
         kind = (node.failure or "").partition(":")[0]
         if node.address is not None and kind not in MARKET_FAILURES:
             text = await self._parts.prober.diagnostics(node, policy)
-            await self._say(node, "node_diagnosed", node.failure or node.reason, text)
+            await self._recorder.say(node, "node_diagnosed", node.failure or node.reason, text)
         memory.diagnosed = True
 
     async def _delete(self, node: Node) -> None:
@@ -467,22 +357,7 @@ class NodeRunner:
         except (CloudUnavailable, SchemaError) as exc:
             log.debug("deleting_unlisted", node=node.name, why=str(exc))
         after = await terminate.delete(self._parts.cloud, node, inventory, now)
-        await self._parts.store.update(self._parts.leases.current(node.model), node, after)
-
-    async def _say(self, node: Node, kind: str, cause: str, detail: str = "") -> None:
-        await self._parts.store.add_event(
-            NodeEvent(
-                at=self._parts.clock.now(),
-                kind=kind,
-                model=node.model,
-                node=node.name,
-                state=node.state,
-                cause=cause,
-                actor="daemon",
-                detail=detail,
-                decision=node.decision,
-            )
-        )
+        await self._recorder.update(node, after)
 
 
 def _log_changed(name: NodeName, last: str, exc: Exception) -> str:
