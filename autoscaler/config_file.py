@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoscaler.config import Config
+from autoscaler.decide.profiles import Profiles
 from autoscaler.domain.ids import ModelName, slug
 from autoscaler.errors import ConfigError
+from autoscaler.hub.kept import read_kept
 from autoscaler.policy import Policy, Route, below_floor
 from autoscaler.quantity import show_duration
 from autoscaler.toml_file import read_toml
@@ -64,7 +66,7 @@ def read_config(path: Path) -> Config:
 
 
 def read_policy(path: Path) -> Policy:
-    """Read one policy file, with the files beside it that it names.
+    """Read one policy file, with the files beside it that it names, and what a hub once told of its model.
 
     Raises:
         ConfigError: a line per mistake.
@@ -81,7 +83,11 @@ def read_policy(path: Path) -> Policy:
             raise ConfigError(
                 f"{path}: server.{name}: no such file: {found} (or it may not be read)"
             )
-    return policy.model_copy(update={"server": server.model_copy(update=beside)})
+    facts = policy.facts
+    if Profiles.load().facts(policy) is None:
+        kept = read_kept(path, policy)
+        facts = kept.facts if kept is not None else None
+    return policy.model_copy(update={"server": server.model_copy(update=beside), "facts": facts})
 
 
 def _is_file(path: Path) -> bool:

@@ -21,7 +21,8 @@ from autoscaler.balance.haproxy import HaproxyBalancer
 from autoscaler.balance.haproxy import HaproxySettings as HaproxyTarget
 from autoscaler.balance.protocol import Balancer
 from autoscaler.clock import Clock, SystemClock
-from autoscaler.cloud.mkinf.connect import open_cloud
+from autoscaler.cloud.mkinf.connect import open_cloud, settings_of
+from autoscaler.cloud.mkinf.emulated import why_no_emulator
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.cloud_check import CloudCheck
 from autoscaler.config import Config
@@ -128,6 +129,15 @@ class Daemon:
         holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.store, self.cloud, self.balancers, self._session = store, cloud, balancers, session
         self.leases = Leases(store, holder, clock)
+        self.check = CloudCheck(
+            config=config,
+            book=self.book,
+            cloud=cloud,
+            why_no_emulator=lambda: why_no_emulator(settings_of(config.cloud)),
+            store=store,
+            clock=clock,
+            health=self.health,
+        )
         self.inventory = InventoryFeed(cloud, clock)
         self.market = MarketFeed(cloud, store, clock)
         self.firewall = FirewallGate(
@@ -266,14 +276,14 @@ class Daemon:
                     for name, part in (
                         ("leases", self._keep_leases),
                         ("market", self._read_market),
-                        ("project", self._check_project),
+                        ("cloud", self._check_cloud),
                         ("sweep", lambda: self.sweeping.run(self.runner, tasks)),
                         ("policies", self.uptake.reload),
                         (
                             "policy-files",
                             lambda: self.uptake.watch_files(self.config.policies, self._stopping),
                         ),
-                        ("nodes", lambda: self.runner.run(tasks)),
+                        ("nodes", self._move_nodes),
                         ("demand", self._watch_demand),
                     )
                 ]
@@ -305,8 +315,8 @@ class Daemon:
 
     # start
 
-    async def _check_project(self) -> None:
-        await CloudCheck(self.cloud, self.store, self.clock, self.health).check_project()
+    async def _check_cloud(self) -> None:
+        await self.check.run()
         self.wakes.now("sweep")
 
     async def _take_leases(self) -> None:
@@ -337,7 +347,12 @@ class Daemon:
             for model in lost:
                 log.error("lease_lost", model=model)
 
+    async def _move_nodes(self) -> None:
+        await self.check.known.wait()
+        await self.runner.run(self._group)
+
     async def _read_market(self) -> None:
+        await self.check.known.wait()
         self.wakes.every("market", self.config.timings.market)
         while True:
             await self.wakes.wait("market")

@@ -11,7 +11,8 @@ import structlog
 from autoscaler.config_file import read_policies
 from autoscaler.domain.ids import ModelName
 from autoscaler.errors import ConfigError
-from autoscaler.policy import Policy
+from autoscaler.policy import Policy, below_floor
+from autoscaler.quantity import show_duration
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +63,15 @@ class PolicyBook:
         """Take up a policy whose file is gone but whose nodes are not: they must be scaled in, drained and deleted."""
         self._policies[policy.name] = policy
         self.vanished = (*self.vanished, policy.name)
+
+    def hold_to_floors(self) -> list[str]:
+        """Take the cloud for a real one from now on; what the policies in force have that only an emulator may."""
+        self._emulated = False
+        return [
+            f"policy of {name}: {key}: found {show_duration(value)}, the least is {show_duration(least)}"
+            for name, policy in self._policies.items()
+            for key, value, least in below_floor(policy)
+        ]
 
     def reload(self) -> Reload:
         """Read the directory again. With any mistake in any file, everything stays as it is."""

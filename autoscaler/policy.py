@@ -12,7 +12,14 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from autoscaler.domain.ids import ModelName
 from autoscaler.images import pinned
@@ -49,6 +56,17 @@ def below_floor(values: BaseModel, path: str = "") -> list[tuple[str, timedelta,
             if isinstance(least, int | float) and value.total_seconds() < least:
                 low.append((f"{path}{name}", value, timedelta(seconds=least)))
     return low
+
+
+def _this_form(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and value != 1:
+        raise ValueError(
+            "this version of autoscaler reads schema = 1: a file of a newer form needs a newer autoscaler"
+        )
+    return value
+
+
+SchemaNumber = Annotated[Literal[1], BeforeValidator(_this_form), Field(alias="schema")]
 
 
 class Engine(StrEnum):
@@ -136,7 +154,10 @@ class Server(Values):
 
 
 class Facts(Values):
-    """What the capacity model must know of the weights. Left out: taken from the table of known models by name."""
+    """What the capacity model must know of the weights.
+
+    Left out: taken from the table of known models, else from what the hub told `validate --online`.
+    """
 
     params_b: Annotated[float, Field(gt=0)]
     active_params_b: Annotated[float, Field(gt=0)] | None = None
@@ -305,7 +326,7 @@ class PolicyLimits(Values):
 class Policy(Values):
     """One model's policy."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema")]
+    schema_: SchemaNumber = 1
     model: Annotated[str, Field(pattern=_SAFE_NAME)]
     aliases: tuple[Annotated[str, Field(pattern=_SAFE_NAME)], ...] = ()
     engine: Engine
@@ -356,6 +377,8 @@ class Policy(Values):
             raise ValueError(
                 'affinity is for route = "affinity" only: set the one or leave out the other'
             )
+        if self.route is not Route.AFFINITY and self.affinity != Affinity():
+            raise ValueError('affinity is for route = "affinity" only: set the one or leave out the other')
         if self.limit is not None and self.limits.usd_per_hour is not None:
             raise ValueError("limit and limits.usd_per_hour say the same: keep one")
         return self

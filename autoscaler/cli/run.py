@@ -11,9 +11,13 @@ import typer
 
 from autoscaler.cli.ask import DEFAULT_CONFIG, ConfigOption
 from autoscaler.cli.connection import said_errors
+from autoscaler.clock import SystemClock
 from autoscaler.config import Config
 from autoscaler.config_file import read_config, read_policies, read_policy
-from autoscaler.errors import AutoscalerError, ConfigError
+from autoscaler.errors import AutoscalerError, ConfigError, SourceUnavailable
+from autoscaler.hub.client import HUB
+from autoscaler.hub.learn import learn, origin, wants_facts
+from autoscaler.nodes.keys import read_token
 from autoscaler.nodes.startup.presets import driver_note
 from autoscaler.observe.assemble import build_feed
 from autoscaler.observe.targets import rounded_goals
@@ -51,6 +55,10 @@ def validate(
         typer.Argument(help="policy files; without any, all that the config names"),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
+    online: Annotated[
+        bool, typer.Option("--online", help="read each model's shape from its hub, and keep it")
+    ] = False,
+    hub: Annotated[str, typer.Option(envvar="HF_ENDPOINT", help="the hub, with --online")] = HUB,
 ) -> None:
     """Check config.toml and policies without starting anything; every mistake is shown at once."""
     with said_errors():
@@ -75,14 +83,32 @@ def validate(
         for path, policy in found.items():
             try:
                 notes = asyncio.run(_look_closer(policy, settings))
-            except ConfigError as exc:
+                facts = asyncio.run(_facts(path, policy, hub if online else None))
+            except (ConfigError, SourceUnavailable) as exc:
                 problems.append(f"{path}: {exc}")
                 continue
             typer.echo(f"{path}: {policy.model} on {policy.engine}")
+            for line in facts:
+                typer.echo(f"  {line}")
             for note in notes:
                 typer.echo(f"  note: {note}")
         if problems:
             raise ConfigError("\n".join(problems))
+
+
+async def _facts(path: Path, policy: Policy, hub: str | None) -> tuple[str, ...]:
+    """What is known of the model's shape; asked anew where a hub is named.
+
+    Raises:
+        ConfigError, SourceUnavailable: the hub cannot tell, or not now.
+    """
+    if not wants_facts(policy):
+        return ()
+    if hub is None:
+        return (str(origin(path, policy)),)
+    token = read_token(Path(policy.server.token_file)) if policy.server.token_file else None
+    async with aiohttp.ClientSession(trust_env=True) as session:
+        return await learn(session, path, policy, hub, token, SystemClock().now())
 
 
 async def _look_closer(policy: Policy, config: Config | None) -> tuple[str, ...]:
