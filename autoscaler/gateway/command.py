@@ -4,27 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 import typer
 
 from autoscaler.errors import ConfigError
-from autoscaler.gateway.listen import parse_address
+from autoscaler.gateway.front_file import read_front
+from autoscaler.gateway.listen import listen_address
 from autoscaler.gateway.settings import MIB, GatewaySettings
 
 _DEFAULT = GatewaySettings()
 
 
 def gateway(
+    config: Annotated[
+        Path | None,
+        typer.Option(help="config.toml, whose [front] is read; the options below go before it."),
+    ] = None,
     listen: Annotated[
         list[str] | None,
-        typer.Option(help="HOST:PORT for clients; may be repeated. Sockets from systemd win."),
+        typer.Option(
+            help="HOST:PORT for clients; may be repeated. Sockets from systemd win. "
+            "[default: 127.0.0.1:8080]"
+        ),
+    ] = None,
+    tls: Annotated[
+        Path | None,
+        typer.Option(help="Directory with certificate and key, or the certificate's file."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="The key's file, when --tls is a file without it.")
+    ] = None,
+    client_keys: Annotated[
+        Path | None, typer.Option(help="File of client keys, or a directory of such files.")
+    ] = None,
+    behind_proxy: Annotated[
+        bool | None,
+        typer.Option(
+            "--behind-proxy/--not-behind-proxy",
+            help="A proxy before it has TLS and checks clients: serve a public address without.",
+        ),
     ] = None,
     control: Annotated[
-        Path, typer.Option(help="Unix socket that the daemon drives.")
-    ] = _DEFAULT.control,
+        Path | None,
+        typer.Option(help=f"Unix socket that the daemon drives. [default: {_DEFAULT.control}]"),
+    ] = None,
     state: Annotated[
         Path | None, typer.Option(help="File that keeps pools and endpoints over a restart.")
     ] = None,
@@ -35,11 +62,20 @@ def gateway(
         bool, typer.Option(help="Share the port with another gateway (SO_REUSEPORT).")
     ] = False,
     max_body_mib: Annotated[
-        float, typer.Option(help="A larger request body is answered 413.", min=0.001)
-    ] = _DEFAULT.max_body_bytes / MIB,
+        float | None,
+        typer.Option(
+            help=f"A larger request body is answered 413. [default: {_DEFAULT.max_body_bytes / MIB:g}]",
+            min=0.001,
+        ),
+    ] = None,
+    max_buffered_mib: Annotated[
+        float,
+        typer.Option(help="Bodies of all requests together; more is answered 503.", min=0.001),
+    ] = _DEFAULT.max_buffered_bytes / MIB,
     max_connections: Annotated[
-        int, typer.Option(help="Client connections.", min=1)
-    ] = _DEFAULT.max_connections,
+        int | None,
+        typer.Option(help=f"Client connections. [default: {_DEFAULT.max_connections}]", min=1),
+    ] = None,
     header_timeout_s: Annotated[
         float, typer.Option("--header-timeout", help="Seconds for a request's head.", min=0.1)
     ] = _DEFAULT.header_timeout_s,
@@ -64,18 +100,27 @@ def gateway(
 
     _configure_log()
     try:
-        settings = GatewaySettings(
-            listen=tuple(parse_address(text) for text in listen or ("127.0.0.1:8080",)),
-            control=control,
+        given: dict[str, Any] = {  # each value is of its field's type
+            "listen": tuple(listen_address(text) for text in listen) if listen else None,
+            "tls": tls,
+            "tls_key": tls_key,
+            "client_keys": client_keys,
+            "behind_proxy": behind_proxy,
+            "control": control,
+            "max_body_bytes": int(max_body_mib * MIB) if max_body_mib else None,
+            "max_connections": max_connections,
+        }
+        settings = replace(
+            read_front(config) if config is not None else _DEFAULT,
             state_file=state,
-            metrics=parse_address(metrics) if metrics else None,
+            metrics=listen_address(metrics) if metrics else None,
             reuse_port=reuse_port,
-            max_body_bytes=int(max_body_mib * MIB),
-            max_connections=max_connections,
+            max_buffered_bytes=int(max_buffered_mib * MIB),
             header_timeout_s=header_timeout_s,
             body_timeout_s=body_timeout_s,
             write_timeout_s=write_timeout_s,
             drain_timeout_s=drain_timeout_s,
+            **{name: value for name, value in given.items() if value is not None},
         )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))

@@ -2,6 +2,7 @@
 
 A server that waits for ever for the rest of a request head can be filled with nothing. Each connection notes
 since when it owes us one; a sweep each second closes those that are overdue, which costs the requests nothing.
+With TLS a connection counts from the moment it is accepted, not from the end of its handshake.
 """
 
 from __future__ import annotations
@@ -9,23 +10,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import Callable
 
 import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from autoscaler.gateway.errors import RequestError, error_response
+from autoscaler.gateway.errors import RequestError, error_body, error_response
 from autoscaler.gateway.settings import GatewaySettings
+from autoscaler.gateway.tls_arrival import TlsArrival
 
 log = structlog.get_logger(__name__)
 
+_FULL_BODY = error_body(
+    RequestError(503, "too_many_connections", "this gateway serves as many clients as it may")
+)
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
-    b"Content-Length: 0\r\n\r\n"
-)
-# How long the rest of a refused body is read, so that the client sees why and not a reset.
-_LINGER_S = 1.0
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+) % (len(_FULL_BODY), _FULL_BODY)
+# How long the rest of a refused body is read and thrown away, so that the client sees why and not a reset.
+_LINGER_S = 5.0
 _SILENT = logging.getLogger("autoscaler.gateway.aiohttp")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
@@ -65,6 +71,11 @@ class ClientConnection(RequestHandler):
         if self.on_writable is not None:
             self.on_writable()
 
+    def stop_reading(self) -> None:
+        """Close after the answer, and wait for nothing that the client still owes."""
+        self._lingering_time = 0.0
+        self.close()
+
     def abort(self) -> None:
         """Drop the connection at once."""
         if self.transport is not None:
@@ -73,7 +84,7 @@ class ClientConnection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.head_since = self.owner.loop.time()
-        if len(self.owner.connections) >= self.owner.settings.max_connections:
+        if self.owner.is_full:
             self.owner.refused_total += 1
             if self.transport is not None:
                 self.transport.write(_FULL)
@@ -115,20 +126,61 @@ class ClientConnection(RequestHandler):
 
 
 class ClientServer:
-    """Makes the connections of one process and sweeps them."""
+    """Makes the connections of one process and sweeps them.
+
+    Attributes:
+        tls: what makes TLS handshakes; None serves plain HTTP.
+        connections: those that speak HTTP by now.
+        arrivals: those whose TLS handshake is not done.
+        refused_total: connections beyond the bound.
+        handshake_failures_total: clients that did not agree on TLS with us.
+    """
 
     def __init__(
-        self, server: web.Server, settings: GatewaySettings, loop: asyncio.AbstractEventLoop
+        self,
+        server: web.Server,
+        settings: GatewaySettings,
+        loop: asyncio.AbstractEventLoop,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.server = server
         self.settings = settings
         self.loop = loop
+        self.tls = tls
         self.connections: set[ClientConnection] = set()
+        self.arrivals: set[TlsArrival] = set()
         self.refused_total = 0
+        self.handshake_failures_total = 0
         self._emptied = asyncio.Event()
 
-    def __call__(self) -> ClientConnection:
+    def __call__(self) -> asyncio.Protocol:
+        if self.tls is None:
+            return ClientConnection(self)
+        return TlsArrival(self, self.tls)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.connections) + len(self.arrivals) >= self.settings.max_connections
+
+    # while TLS is agreed upon
+
+    def arrived(self, arrival: TlsArrival) -> bool:
+        """Note a connection that begins its handshake; say whether there is room for it."""
+        if self.is_full:
+            self.refused_total += 1
+            return False
+        self.arrivals.add(arrival)
+        return True
+
+    def agreed(self, arrival: TlsArrival) -> ClientConnection:
+        """Make what speaks HTTP on a connection whose handshake is done."""
+        self.arrivals.discard(arrival)
         return ClientConnection(self)
+
+    def disagreed(self, arrival: TlsArrival) -> None:
+        """Note that a handshake failed, or was given up."""
+        self.arrivals.discard(arrival)
+        self.handshake_failures_total += 1
 
     def sweep(self) -> None:
         """Close the connections that owe a request head for too long, or will not finish closing."""
@@ -164,9 +216,13 @@ class ClientServer:
 
     def abort_all(self) -> None:
         """Drop every connection."""
+        for arrival in tuple(self.arrivals):
+            arrival.abort()
         for connection in tuple(self.connections):
             connection.abort()
 
     async def shutdown(self) -> None:
         """End every connection at once, whatever it does."""
+        for arrival in tuple(self.arrivals):
+            arrival.abort()
         await self.server.shutdown(0.01)  # 0 would mean no limit

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 import orjson
-from aiohttp import hdrs, web
+from aiohttp import web
 
+from autoscaler.gateway.admission import Account, Admission
+from autoscaler.gateway.body import Bodies
 from autoscaler.gateway.connection import ClientConnection
 from autoscaler.gateway.errors import RequestError, error_response
 from autoscaler.gateway.forward import Call, Forwarder
 from autoscaler.gateway.pool import Pool
 from autoscaler.gateway.pools import Pools
-from autoscaler.gateway.settings import GatewaySettings
+from autoscaler.gateway.prompt import allowed_output, least_tokens
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Engines serve their administration on the same port: clients have no business there.
 _ADMINISTRATION = frozenset(
     (
@@ -29,13 +29,23 @@ _ADMINISTRATION = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a body asks for: a pool, itself as the pool's engines want it, and tokens, by an estimate."""
+
+    pool: Pool
+    body: bytes
+    tokens: int
+
+
 @dataclass(eq=False, slots=True)
 class Front:
     """Answers one request of a client."""
 
-    settings: GatewaySettings
     pools: Pools
     forwarder: Forwarder
+    admission: Admission
+    bodies: Bodies
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
@@ -51,61 +61,57 @@ class Front:
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.rel_url.raw_path
+        if path == "/health" and request.method in ("GET", "HEAD"):
+            return web.Response(text="ok\n")
+        account = self.admission.identify(request.headers)
         match request.method:
             case "POST" if path.rstrip("/") not in _ADMINISTRATION:
-                return await self._forward(request)
-            case "GET" | "HEAD" if path == "/health":
-                return web.Response(text="ok\n")
+                return await self._forward(request, account)
             case "GET" if path == "/v1/models":
-                return self._models()
+                return self._models(account)
             case "GET" if path.startswith("/v1/models/"):
-                return self._model(unquote(path.removeprefix("/v1/models/")))
+                return self._model(unquote(path.removeprefix("/v1/models/")), account)
         raise RequestError(404, "unknown_url", f"there is no {request.method} {path[:200]}")
 
-    async def _forward(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _forward(
+        self, request: web.BaseRequest, account: Account | None
+    ) -> web.StreamResponse:
+        body = await self.bodies.read(request)
         try:
-            async with asyncio.timeout(self.settings.body_timeout_s):
-                body = await self._read(request)
-        except web.RequestPayloadError as exc:
-            raise RequestError(400, "bad_body", "the body's encoding is broken") from exc
-        except TimeoutError as exc:
-            request.protocol.close()
-            raise RequestError(408, "body_timeout", "the body did not arrive in time") from exc
-        pool, body = self._pool_of(body)
-        return await self.forwarder.forward(Call(request, pool, pool.arrive(len(body)), body))
+            asked = self._asked(body, account)
+            with self.admission.admit(account, asked.tokens) as told:
+                ticket = asked.pool.arrive(len(asked.body))
+                call = Call(request, asked.pool, ticket, asked.body, told)
+                return await self.forwarder.forward(call)
+        finally:
+            self.bodies.done(body)
 
-    async def _read(self, request: web.BaseRequest) -> bytes:
-        limit = self.settings.max_body_bytes
-        if (request.content_length or 0) > limit:
-            raise self._too_large(request)
-        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport:
-            request.transport.write(_CONTINUE)
-        chunks: list[bytes] = []
-        size = 0
-        while chunk := await request.content.readany():
-            size += len(chunk)
-            if size > limit:
-                raise self._too_large(request)
-            chunks.append(chunk)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    def _too_large(self, request: web.BaseRequest) -> RequestError:
-        request.protocol.close()  # nobody reads the rest
-        message = f"the body is larger than {self.settings.max_body_bytes} bytes"
-        return RequestError(413, "request_too_large", message)
-
-    def _pool_of(self, body: bytes) -> tuple[Pool, bytes]:
-        """Find the pool that a body asks for, and the body as its engine wants it."""
+    def _asked(self, body: bytes, account: Account | None) -> _Asked:
+        """Find out what a body asks for, and whether it may."""
         try:
             fields = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
-            raise RequestError(400, "invalid_json", "the body is not valid JSON") from exc
+            raise RequestError(
+                400, "invalid_json", "the body is not valid JSON: send an object with a `model`"
+            ) from exc
         model = fields.get("model") if isinstance(fields, dict) else None
         if not isinstance(model, str) or not model:
             raise RequestError(
                 400, "missing_model", "the body has no `model`, a string", param="model"
             )
+        pool = self._find(model, account)
+        _check_length(fields, len(body), pool)
+        tokens = int(len(body) * pool.tokens_per_byte) + allowed_output(fields)
+        if model != pool.settings.model:
+            fields["model"] = pool.settings.model  # the engine knows no alias
+            body = orjson.dumps(fields)
+        return _Asked(pool, body, tokens)
+
+    def _find(self, model: str, account: Account | None) -> Pool:
+        """Find the pool of a model that this key may use."""
         pool = self.pools.find(model)
+        if account is not None:
+            self.admission.allow(account, model, *((pool.settings.model,) if pool else ()))
         if pool is None:
             self.pools.unmatched_total += 1
             raise RequestError(
@@ -114,30 +120,45 @@ class Front:
                 f"The model `{model[:200]}` does not exist; GET /v1/models lists those that do",
                 param="model",
             )
-        if model != pool.settings.model:
-            fields["model"] = pool.settings.model  # the engine knows no alias
-            body = orjson.dumps(fields)
-        return pool, body
+        return pool
 
-    def _models(self) -> web.Response:
-        models = [self._describe(pool) for _, pool in sorted(self.pools.by_model.items())]
+    def _models(self, account: Account | None) -> web.Response:
+        models = [
+            self._describe(name, pool)
+            for _, pool in sorted(self.pools.by_model.items())
+            for name in (pool.settings.model, *pool.settings.aliases)
+            if account is None or account.key.may_use(name, pool.settings.model)
+        ]
         return _json({"object": "list", "data": models})
 
-    def _model(self, name: str) -> web.Response:
-        pool = self.pools.find(name)
-        if pool is None:
-            raise RequestError(
-                404, "model_not_found", f"The model `{name[:200]}` does not exist", param="model"
-            )
-        return _json(self._describe(pool))
+    def _model(self, name: str, account: Account | None) -> web.Response:
+        return _json(self._describe(name, self._find(name, account)))
 
-    def _describe(self, pool: Pool) -> dict[str, str | int]:
+    def _describe(self, name: str, pool: Pool) -> dict[str, str | int]:
+        """Describe a model by one of its names; `root` is the one that its answers carry."""
         return {
-            "id": pool.settings.model,
+            "id": name,
             "object": "model",
             "created": int(self.pools.started_at),
             "owned_by": "autoscaler",
+            "root": pool.settings.model,
         }
+
+
+def _check_length(fields: dict[str, object], size: int, pool: Pool) -> None:
+    """Refuse a prompt that no engine of the pool can take. In doubt it passes: engines can count."""
+    limit = pool.settings.max_model_len
+    if limit is None:
+        return
+    least = least_tokens(fields, size, limit)
+    if least is not None:
+        raise RequestError(
+            400,
+            "context_length_exceeded",
+            f"This model's maximum context length is {limit} tokens, and the prompt has at least "
+            f"{least}. Shorten it.",
+            param=next((name for name in ("messages", "prompt", "input") if name in fields), None),
+        )
 
 
 def _json(value: object) -> web.Response:

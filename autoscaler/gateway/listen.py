@@ -9,23 +9,22 @@ import stat
 from pathlib import Path
 
 from autoscaler.errors import ConfigError
+from autoscaler.front import parse_address
 
 _FIRST_FD = 3
 BACKLOG = 2048  # a loop's default of 100 makes a burst of clients wait a second for a second SYN
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """Read HOST:PORT, with an IPv6 host in brackets.
+def listen_address(text: str) -> tuple[str, int]:
+    """Read an option's HOST:PORT.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is not of this form.
     """
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(
-            f"--listen {text!r}: want HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080"
-        )
-    return host.strip("[]"), int(port)
+    try:
+        return parse_address(text)
+    except ValueError as exc:
+        raise ConfigError(f"--listen {exc}") from exc
 
 
 def inherited() -> tuple[list[socket.socket], list[socket.socket]]:

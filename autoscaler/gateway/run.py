@@ -17,8 +17,11 @@ import structlog
 from aiohttp import web
 
 from autoscaler.errors import ConfigError
+from autoscaler.gateway.body import Bodies
 from autoscaler.gateway.connection import ClientServer
 from autoscaler.gateway.control import Control
+from autoscaler.gateway.door import Door
+from autoscaler.gateway.exposure import check_exposure, is_loopback
 from autoscaler.gateway.forward import Forwarder
 from autoscaler.gateway.front import Front
 from autoscaler.gateway.listen import BACKLOG, bind_control, bind_tcp, inherited, unlink_control
@@ -37,7 +40,7 @@ async def serve(settings: GatewaySettings) -> None:
     """Run a gateway until SIGTERM or SIGINT, or until cancelled.
 
     Raises:
-        ConfigError: an address or a path cannot be had.
+        ConfigError: an address, a path, a key or a certificate cannot be had, or must not be.
     """
     gateway = Gateway(settings)
     loop = asyncio.get_running_loop()
@@ -56,26 +59,32 @@ class Gateway:
     Attributes:
         addresses: where clients reach it, once `started` is set.
         metrics_address: where Prometheus reaches it, if asked for.
+        door: keys and certificate, as they are in force.
+        clients: their connections.
     """
 
     settings: GatewaySettings
     started: asyncio.Event = field(default_factory=asyncio.Event)
     addresses: list[tuple[str, int]] = field(default_factory=list)
     metrics_address: tuple[str, int] | None = None
+    door: Door = field(init=False)
+    clients: ClientServer | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _clients: ClientServer | None = None
+
+    def __post_init__(self) -> None:
+        self.door = Door(self.settings)
 
     def stop(self) -> None:
         """Begin to end: what runs may finish. Asked a second time, cut it."""
-        if self._stopping.is_set() and self._clients is not None:
-            self._clients.abort_all()
+        if self._stopping.is_set() and self.clients is not None:
+            self.clients.abort_all()
         self._stopping.set()
 
     async def run(self) -> None:
         """Serve until `stop`, then drain; or until cancelled, which cuts.
 
         Raises:
-            ConfigError: an address or a path cannot be had.
+            ConfigError: an address, a path, a key or a certificate cannot be had, or must not be.
         """
         loop = asyncio.get_running_loop()
         pools = Pools(loop)
@@ -85,11 +94,17 @@ class Gateway:
         async with contextlib.AsyncExitStack() as stack:
             upstreams = Upstreams(loop, self.settings.node_keepalive_s)
             stack.callback(upstreams.close)
-            front = Front(self.settings, pools, Forwarder(self.settings, upstreams))
+            door = self.door
+            door.open()
+            bodies = Bodies(self.settings)
+            front = Front(pools, Forwarder(self.settings, upstreams), door.admission, bodies)
             clients = ClientServer(
-                web.Server(front.handle, handler_cancellation=True), self.settings, loop
+                web.Server(front.handle, handler_cancellation=True),
+                self.settings,
+                loop,
+                door.serving_context(),
             )
-            self._clients = clients
+            self.clients = clients
             stack.push_async_callback(clients.shutdown)
             control = Control(pools, state_file)
             client_sockets, control_sockets = self._bind(stack)
@@ -107,15 +122,17 @@ class Gateway:
             self.addresses = [opened.getsockname()[:2] for opened in client_sockets]
             self._announce(notifier)
             async with asyncio.TaskGroup() as tasks:
-                keeper = tasks.create_task(
-                    _housekeep(clients, upstreams, pools, state_file, notifier)
+                keepers = (
+                    tasks.create_task(_housekeep(clients, upstreams, pools, state_file, notifier)),
+                    tasks.create_task(door.keep()),
                 )
                 await self._stopping.wait()
                 notifier.send("STOPPING=1")
                 for listener in listeners:
                     listener.close()
                 await self._drain(clients, pools, notifier)
-                keeper.cancel()
+                for keeper in keepers:
+                    keeper.cancel()
         log.info("gateway_stopped")
 
     def _bind(
@@ -127,6 +144,7 @@ class Gateway:
             for host, port in self.settings.listen:
                 clients.append(bind_tcp(host, port, reuse_port=self.settings.reuse_port))
                 stack.callback(clients[-1].close)
+        check_exposure(self.settings, [opened.getsockname()[:2] for opened in clients])
         if not control:
             control = [bind_control(self.settings.control)]
             inode = self.settings.control.stat().st_ino
@@ -135,15 +153,19 @@ class Gateway:
 
     def _announce(self, notifier: Notifier) -> None:
         for host, port in self.addresses:
-            log.info("gateway_listening", host=host, port=port)
-            if not host.startswith("127.") and host != "::1":
+            log.info("gateway_listening", host=host, port=port, **self._guards())
+            if not is_loopback(host) and self.settings.behind_proxy:
                 log.warning(
-                    "gateway_public_without_keys",
+                    "gateway_trusts_its_proxy",
                     host=host,
-                    hint="anybody who reaches this address can use the models",
+                    hint="whoever reaches this address past the proxy can use the models",
                 )
         notifier.send("READY=1")
         self.started.set()
+
+    def _guards(self) -> dict[str, bool]:
+        settings = self.settings
+        return {"tls": settings.tls is not None, "keys": settings.client_keys is not None}
 
     async def _drain(self, clients: ClientServer, pools: Pools, notifier: Notifier) -> None:
         pools.close()
