@@ -45,6 +45,7 @@ from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.prober import NodeProber
 from autoscaler.nodes.runner import NodeRunner, Parts
+from autoscaler.nodes.startup.pins import ImagePins
 from autoscaler.nodes.startup.render import render
 from autoscaler.nodes.sweep import ORPHANS_MODEL, Sweeper
 from autoscaler.observe.assemble import build_feed
@@ -146,7 +147,8 @@ class Daemon:
             config.firewall.sources,
             manage=config.firewall.manage,
         )
-        self._prober = NodeProber(config, session, clock)
+        self._pins = ImagePins(store)
+        self._prober = NodeProber(config, session, clock, pins=self._pins)
         self.metrics = Metrics()
         launcher = Launcher(
             store,
@@ -242,7 +244,12 @@ class Daemon:
 
     def _render(self, node: Node, policy: Policy, offer: Offer) -> Scripts:
         script = render(
-            policy, offer, nonce=node.nonce or "", replicas=node.replicas, config=self.config
+            policy,
+            offer,
+            nonce=node.nonce or "",
+            replicas=node.replicas,
+            config=self.config,
+            pins=self._pins.known,
         )
         return Scripts(script.text, script.shutdown)
 
@@ -269,6 +276,7 @@ class Daemon:
             async with asyncio.TaskGroup() as tasks:
                 self._group = tasks
                 await self._take_leases()
+                await self._pins.load()
                 await self.uptake.take_up()
                 running = [tasks.create_task(server.run(), name="serve")]
                 running += [

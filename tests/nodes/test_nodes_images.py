@@ -14,23 +14,10 @@ from autoscaler.images import Image, parse_image, pinned
 from autoscaler.nodes.startup.pins import ImagePins
 from autoscaler.nodes.startup.presets import driver_note, needed_driver, presets, server_image
 from autoscaler.policy import Engine
-from tests.nodes.vm_parts import offer, policy, script
+from tests.nodes.vm_parts import Kept, offer, policy, script
 
 DIGEST = "ab" * 32
 TAGGED = "lmsysorg/sglang:v0.4.6.post5-cu124"
-
-
-class Kept:
-    """A store's facts."""
-
-    def __init__(self) -> None:
-        self.facts: dict[str, str] = {}
-
-    async def meta(self, key: str) -> str | None:
-        return self.facts.get(key)
-
-    async def set_meta(self, key: str, value: str) -> None:
-        self.facts[key] = value
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from autoscaler.emulator.machines.local import LocalMachines
 from autoscaler.errors import HostKeyMismatch, NodeUnreachable, VerificationFailed
 from autoscaler.nodes.prober import NodeProber
 from autoscaler.nodes.protocol import Coming, Proven
+from autoscaler.nodes.startup.pins import ImagePins
+from autoscaler.nodes.startup.presets import server_image
 from autoscaler.nodes.verify_http import node_session
 from autoscaler.policy import Policy
 from tests.nodes.vm_parts import (
@@ -21,6 +23,7 @@ from tests.nodes.vm_parts import (
     CONFIG,
     NONCE,
     SSH_PORT,
+    Kept,
     machine,
     node,
     offer,
@@ -98,6 +101,24 @@ async def test_a_token_reaches_the_server_over_ssh_and_is_seen_nowhere_else(
     assert holders[0].stat().st_mode & 0o777 == 0o600
     assert "== startup log" in said
     assert TOKEN not in said
+
+
+async def test_the_first_node_pins_the_image_of_those_that_follow(
+    machines: LocalMachines, prober: NodeProber
+) -> None:
+    model, on = policy("sglang"), offer()
+    tagged = server_image(model, on).image
+    assert tagged is not None
+    prober.pins = ImagePins(Kept())
+    vm = machine(script(model, on).text, on)
+    await machines.boot(vm, 0.05)
+
+    row = await pinned(prober, node(model, on, vm.address), model, on)
+    await proven(prober, row, model, on)
+
+    (digest,) = prober.pins.known.values()
+    text = script(model, on, pins=prober.pins.known).text
+    assert f"IMAGE='{tagged}@sha256:{digest}'" in text
 
 
 async def test_a_ready_node_that_booted_again_gets_its_token_again(

@@ -55,6 +55,19 @@ def offer(gpus: int = 1, gpu: str | None = "l40s") -> Offer:
     )
 
 
+class Kept:
+    """The facts of a store."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, str] = {}
+
+    async def meta(self, key: str) -> str | None:
+        return self.facts.get(key)
+
+    async def set_meta(self, key: str, value: str) -> None:
+        self.facts[key] = value
+
+
 def script(
     rendered: Policy, on: Offer, nonce: str = NONCE, pins: Mapping[str, str] | None = None
 ) -> StartupScript:
@@ -68,7 +81,6 @@ def machine(text: str, on: Offer, **changes: object) -> MachineSpec:
     facts: dict[str, object] = {
         "vm_id": "vm-1",
         "name": "as1-abcdefgh-1",
-        "type_name": on.key.type,
         "location": on.key.location,
         "gpu": on.gpu,
         "gpus": on.gpus,
