@@ -189,6 +189,8 @@ class Timings(Values):
     unhealthy_after: Annotated[Duration, floor(5)] = timedelta(seconds=30)
     safe_mode_window: Annotated[Duration, floor(60)] = timedelta(minutes=10)
     safe_mode_starts: Annotated[int, Field(ge=2)] = 5
+    balancer_grace: Annotated[Duration, floor(5)] = timedelta(seconds=45)
+    balancer_absent_after: Annotated[Duration, floor(60)] = timedelta(minutes=10)
     signal_max_age: Annotated[Duration, floor(15)] = timedelta(seconds=60)
     start_caution: Annotated[Duration, floor(60)] | None = None  # default: one stabilization window
     clock_jump: Annotated[Duration, floor(1)] = timedelta(seconds=2)

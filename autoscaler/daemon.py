@@ -10,16 +10,14 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
 import structlog
 
-from autoscaler.balance.gateway import GatewayBalancer
-from autoscaler.balance.haproxy import HaproxyBalancer
-from autoscaler.balance.haproxy import HaproxySettings as HaproxyTarget
-from autoscaler.balance.protocol import Balancer
+from autoscaler.balance.assemble import build_balancers
+from autoscaler.balance.group import BalancerGroup
 from autoscaler.clock import Clock, SystemClock
 from autoscaler.cloud.mkinf.connect import open_cloud, settings_of
 from autoscaler.cloud.mkinf.emulated import why_no_emulator
@@ -104,7 +102,7 @@ class Daemon:
         try:
             async with aiohttp.ClientSession(trust_env=False) as session:
                 cloud = open_cloud(self.config.cloud, self.clock)
-                balancers = _balancers(self.config)
+                balancers = build_balancers(self.config, self.clock.boot_s)
                 try:
                     self._build(store, cloud, balancers, session, public_line(key))
                     self._prober.use(key)
@@ -112,8 +110,7 @@ class Daemon:
                 finally:
                     for feed in self._feeds.values():
                         await feed.close()
-                    for balancer in balancers:
-                        await balancer.close()
+                    await balancers.close()
                     await cloud.close()
         finally:
             await store.close()
@@ -122,7 +119,7 @@ class Daemon:
         self,
         store: Store,
         cloud: Cloud,
-        balancers: Sequence[Balancer],
+        balancers: BalancerGroup,
         session: aiohttp.ClientSession,
         public_key: str,
     ) -> None:
@@ -213,6 +210,7 @@ class Daemon:
             lambda: self.book.policies,
             self.health.forbidden,
             self.sweeping.unbooked,
+            balancers.why_no_release,
         )
         self.passes = Passes(
             store=store,
@@ -293,6 +291,7 @@ class Daemon:
                         ),
                         ("nodes", self._move_nodes),
                         ("demand", self._watch_demand),
+                        ("balancers", self._watch_balancers),
                     )
                 ]
                 for model in self.book.policies:
@@ -376,6 +375,16 @@ class Daemon:
                 for model in self.book.policies:
                     self.wakes.now(f"model {model}")
 
+    async def _watch_balancers(self) -> None:
+        """Tell balancers that come back, and at the start all of them, what serves."""
+        while True:
+            try:
+                models = {node.model for node in await self.store.nodes()} - {ORPHANS_MODEL}
+                await self.balancers.welcome(sorted(models | set(self.book.policies)), self.store)
+            except StoreUnavailable as exc:
+                log.warning("balancers_not_told", why=str(exc))
+            await self.clock.sleep(self.config.timings.step.total_seconds())
+
     async def _watch_demand(self) -> None:
         """A request that begins to wait at the gateway wakes its model's pass."""
         watch = DemandWatch(self.config.gateway_control, self.config.timings.reconcile)
@@ -393,28 +402,6 @@ class Daemon:
 
 class _Stop(Exception):
     """Ends the task group in order."""
-
-
-def _balancers(config: Config) -> list[Balancer]:
-    """The gateway, and before it the HAProxies where there are any: it is their activator and must know the nodes."""
-    gateway = GatewayBalancer(config.gateway_control)
-    if config.balancer == "gateway":
-        return [gateway]
-    return [
-        gateway,
-        *(
-            HaproxyBalancer(
-                HaproxyTarget(
-                    socket_path=h.socket,
-                    master_socket_path=h.master_socket,
-                    backends={ModelName(model): name for model, name in h.backends.items()},
-                    check_interval=h.check_interval,
-                ),
-                h.name,
-            )
-            for h in config.haproxy
-        ),
-    ]
 
 
 def _private_directory(path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
 
-from autoscaler.balance.protocol import Affinity, Balancer, Pool
+from autoscaler.balance.group import BalancerGroup
+from autoscaler.balance.protocol import Affinity, Pool
 from autoscaler.clock import Clock
 from autoscaler.decide.readiness import readiness
 from autoscaler.domain.ids import ModelName
@@ -43,7 +44,7 @@ class Passes:
     """
 
     store: Store
-    balancers: Sequence[Balancer]
+    balancers: BalancerGroup
     clock: Clock
     clock_jump: timedelta
     book: PolicyBook
@@ -117,8 +118,7 @@ class Passes:
             affinity=_affinity(policy),
             queue_in_engine=policy.hold.queue_in == "engine",
         )
-        for balancer in self.balancers:
-            await balancer.ensure_pool(pool)
+        await self.balancers.ensure_pool(pool)
 
     def _note_trouble(self, model: ModelName, before: str, exc: AutoscalerError) -> str:
         text = f"{type(exc).__name__}: {exc}"

@@ -88,8 +88,14 @@ class Reconciler:
         policies: Callable[[], Mapping[ModelName, Policy]],
         forbidden: Callable[[], str | None],
         unbooked: Callable[[], Sequence[Money]] = tuple,
+        why_no_release: Callable[[ModelName], str | None] = lambda model: None,
     ) -> None:
-        """`unbooked` prices the machines of ours that no row knows: they bill, and count against every limit."""
+        """Take the parts.
+
+        Args:
+            unbooked: prices the machines of ours that no row knows: they bill, and count against every limit.
+            why_no_release: says why no node that balancers know may be drained now; None when one may.
+        """
         self._config = config
         self._store = store
         self._market = market
@@ -98,6 +104,7 @@ class Reconciler:
         self._policies = policies
         self._forbidden = forbidden
         self._unbooked = unbooked
+        self._why_no_release = why_no_release
         self._profiles = Profiles.load()
         self._memories: dict[ModelName, LawMemory] = {}
         self._recorded: dict[ModelName, Decision] = {}
@@ -190,6 +197,7 @@ class Reconciler:
         room = self._room(policy, ledger, stop)
         plan = place(bounded, decision, fleet, market, room, now, self._profiles, work)
         plan = _restrained(plan, policy, record, must_drain=room.drain_to_min)
+        plan = _attended(plan, fleet, self._why_no_release(policy.name))
         return Thought(decision, plan, memory, fleet, history, market)
 
     def be_cautious(self, policy: Policy, now: datetime) -> None:
@@ -309,6 +317,21 @@ def _restrained(plan: Plan, policy: Policy, record: ModelRecord, *, must_drain: 
         notes = (*plan.notes, why, *would)
         return replace(plan, launches=(), releases=releases, undrain=(), notes=notes)
     return plan
+
+
+def _attended(plan: Plan, fleet: Fleet, why: str | None) -> Plan:
+    """The plan without what a balancer must hear of first: it may send requests to what it was told of."""
+    if why is None:
+        return plan
+    known = {node.name for node in fleet.nodes if node.verified_at is not None}
+    kept = [release for release in plan.releases if release.node in known]
+    if not kept:
+        return plan
+    return replace(
+        plan,
+        releases=tuple(release for release in plan.releases if release.node not in known),
+        notes=(*plan.notes, *(f"{release.node} is kept for now: {why}" for release in kept)),
+    )
 
 
 def _releases(fleet: Fleet, plan: Plan, now: datetime) -> list[tuple[Node, Node, NodeEvent]]:

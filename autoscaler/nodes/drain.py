@@ -7,12 +7,11 @@ zero while four streams ran on in its old process.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from autoscaler.balance.protocol import Balancer, PoolReport, ServerState
+from autoscaler.balance.protocol import PoolReport, ServerState
 from autoscaler.domain.node import Node
 
 
@@ -103,29 +102,3 @@ def _in_flight(node: Node, seen: Sequence[PoolReport]) -> int:
 
 def _no_old_process(seen: Sequence[PoolReport]) -> bool:
     return all(report.old_processes == 0 for report in seen)
-
-
-async def drain(balancers: Sequence[Balancer], node: Node) -> None:
-    """Tell every balancer to place nothing new there.
-
-    Raises:
-        BalancerUnavailable: one did not answer. Repeat.
-    """
-    await asyncio.gather(
-        *(b.drain(node.model, endpoint.id) for b in balancers for endpoint in node.endpoints)
-    )
-
-
-async def remove(balancers: Sequence[Balancer], node: Node, *, force: bool) -> None:
-    """Make every balancer forget the node; `force` cuts what is in flight there.
-
-    Raises:
-        BalancerUnavailable: one did not answer, or still has requests there. Repeat.
-    """
-    await asyncio.gather(
-        *(
-            b.remove(node.model, endpoint.id, force=force)
-            for b in balancers
-            for endpoint in node.endpoints
-        )
-    )

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from autoscaler.balance.protocol import Balancer, PoolReport, ServerState
+from autoscaler.balance.group import BalancerGroup, Heard
+from autoscaler.balance.protocol import PoolReport, ServerState
 from autoscaler.clock import Clock
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.config import Timings
@@ -62,7 +63,7 @@ class Looker:
         self,
         cloud: Cloud,
         inventory: InventoryFeed,
-        balancers: Sequence[Balancer],
+        balancers: BalancerGroup,
         prober: Prober,
         clock: Clock,
         timings: Timings,
@@ -80,10 +81,9 @@ class Looker:
 
     def memory(self) -> NodeMemory:
         """A fresh memory for one node."""
-        settle = max((b.settle_time for b in self._balancers), default=timedelta(0))
         return NodeMemory(
             AbsenceProof(self._timings.gone_after),
-            DrainEvidence(settle, self._timings.in_flight_gap),
+            DrainEvidence(self._balancers.settle_time, self._timings.in_flight_gap),
         )
 
     async def look(
@@ -191,8 +191,10 @@ class Looker:
         self, node: Node, machine: Machine | None, memory: NodeMemory
     ) -> Sighting:
         at_s = self._clock.boot_s()
-        known = await self._reports(node)
-        registered = known is not None and register.is_registered(node, known)
+        known = await self._ask(node, self._balancers.patience.grace)
+        registered = known is not None and register.is_registered(node, known.reports)
+        silent = self._balancers.waited_for(node.model)
+        memory.stage = f"balancer: {silent} does not answer" if silent is not None else memory.stage
         if known is None or registered:
             memory.unlisted_since_s = None
         elif memory.unlisted_since_s is None:
@@ -205,14 +207,16 @@ class Looker:
     async def _ready(
         self, node: Node, policy: Policy | None, offer: Offer | None, memory: NodeMemory
     ) -> Sighting:
-        known = await self._reports(node)
-        registered = known is None or register.is_known(node, known)
+        known = await self._ask(node, timedelta(0))
+        registered = known is None or register.is_known(node, known.reports)
         if memory.condemned is not None:
             return Sighting(fault=memory.condemned, registered=registered)
         machine, absent = await self._machine(node, memory)
         if not absent and policy is not None:
             await self._suspect(node, policy, offer, machine, known, memory)
-        sick = memory.sick if self._may_drain_sick(node) else None
+        all_answer = known is not None and not known.overlooked
+        may_drain = all_answer or self._balancers.why_no_release(node.model) is None
+        sick = memory.sick if may_drain and self._may_drain_sick(node) else None
         return Sighting(machine=machine, proven_absent=absent, registered=registered, sick=sick)
 
     def _may_drain_sick(self, node: Node) -> bool:
@@ -231,7 +235,7 @@ class Looker:
         policy: Policy,
         offer: Offer | None,
         machine: Machine | None,
-        known: tuple[PoolReport, ...] | None,
+        known: Heard | None,
         memory: NodeMemory,
     ) -> None:
         at_s = self._clock.boot_s()
@@ -248,7 +252,7 @@ class Looker:
         fails = ailment is not None and not ailment.gpus
         witnesses = Witnesses(
             daemon=ailment.what if ailment is not None and fails else None,
-            balancer=_down_at(node, known) if known is not None else None,
+            balancer=_down_at(node, known.reports) if known is not None else None,
             cloud=cloud,
             reached=ailment is None or ailment.reached,
         )
@@ -267,11 +271,11 @@ class Looker:
         now: datetime,
     ) -> Sighting:
         """Count what is in flight. What two witnesses call dead or hung finishes nothing: it is not waited for."""
-        known = await self._reports(node)
+        known = await self._ask(node, self._balancers.patience.absent_after)
         engine: int | None = None
         if known is not None:
             engine = await self._engine_in_flight(node, policy, known, now)
-            memory.drain.witness(node, known, engine, self._clock.boot_s())
+            memory.drain.witness(node, known.reports, engine, self._clock.boot_s())
         if memory.condemned is not None:
             return Sighting(fault=memory.condemned)
         machine, absent = await self._machine(node, memory)
@@ -285,20 +289,21 @@ class Looker:
             machine=machine,
             proven_absent=absent,
             drained=memory.drain.is_drained(self._clock.boot_s()),
-            unregistered=register.is_unregistered(node, known),
+            unregistered=register.is_unregistered(node, known.reports),
             fault=fault,
         )
 
     async def _engine_in_flight(
-        self, node: Node, policy: Policy | None, known: Sequence[PoolReport], now: datetime
+        self, node: Node, policy: Policy | None, known: Heard, now: datetime
     ) -> int | None:
         """The engine's own count. One that has not said by the deadline leaves the balancers' word.
 
-        One that never says leaves it at once, if every balancer can count what a reload left behind: HAProxy said
-        zero while four streams ran on in a process that it does not list without its master socket.
+        One that never says leaves it at once, if every balancer answers and can count what a reload left behind:
+        HAProxy said zero while four streams ran on in a process that it does not list without its master socket.
         """
         is_silent = policy is None or policy.engine in _SILENT_ENGINES
-        if is_silent and all(report.counts_old_processes for report in known):
+        is_whole = not known.overlooked and all(r.counts_old_processes for r in known.reports)
+        if is_silent and is_whole:
             return 0
         count = None
         if policy is not None and not is_silent:
@@ -310,8 +315,9 @@ class Looker:
         machine, absent = await self._machine(node, memory)
         # Only a verified node was ever in a balancer. One that does not answer may still send it requests, and its
         # address may soon be a stranger's: the machine stays until every balancer says that it forgot the entry.
-        known = await self._reports(node) if node.verified_at is not None else ()
-        gone = known is not None and register.is_unregistered(node, known)
+        patience = self._balancers.patience.absent_after
+        known = await self._ask(node, patience) if node.verified_at is not None else Heard(())
+        gone = known is not None and register.is_unregistered(node, known.reports)
         return Sighting(machine=machine, proven_absent=absent, unregistered=gone)
 
     async def _machine(self, node: Node, memory: NodeMemory) -> tuple[Machine | None, bool]:
@@ -339,9 +345,9 @@ class Looker:
         except (CloudUnavailable, SchemaError):
             return None
 
-    async def _reports(self, node: Node) -> tuple[PoolReport, ...] | None:
+    async def _ask(self, node: Node, patience: timedelta) -> Heard | None:
         try:
-            return await register.reports(self._balancers, node)
+            return await self._balancers.ask(node.model, patience)
         except BalancerUnavailable:
             return None
 

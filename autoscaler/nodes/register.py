@@ -1,21 +1,11 @@
-"""Put a verified node behind every balancer, and ask each whether it is so."""
+"""Whether a node stands behind the balancers, as each of them reports it. Pure."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
-from autoscaler.balance.protocol import Balancer, PoolReport, ServerState
+from autoscaler.balance.protocol import PoolReport, ServerState
 from autoscaler.domain.node import Node
-
-
-async def reports(balancers: Sequence[Balancer], node: Node) -> tuple[PoolReport, ...]:
-    """What every balancer knows of the node's model now.
-
-    Raises:
-        BalancerUnavailable: one of them did not answer: nothing is known.
-    """
-    return tuple(await asyncio.gather(*(b.report(node.model) for b in balancers)))
 
 
 def is_registered(node: Node, seen: Sequence[PoolReport]) -> bool:
@@ -43,14 +33,3 @@ def is_known(node: Node, seen: Sequence[PoolReport]) -> bool:
 def is_unregistered(node: Node, seen: Sequence[PoolReport]) -> bool:
     """Whether no balancer lists any endpoint of the node."""
     return all(report.server(endpoint.id) is None for report in seen for endpoint in node.endpoints)
-
-
-async def register(balancers: Sequence[Balancer], node: Node) -> None:
-    """Tell every balancer that does not know it.
-
-    Raises:
-        BalancerUnavailable: at least one did not answer; the others were told. Repeat.
-    """
-    await asyncio.gather(
-        *(b.register(node.model, endpoint) for b in balancers for endpoint in node.endpoints)
-    )

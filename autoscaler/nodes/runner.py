@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
 
-from autoscaler.balance.protocol import Balancer
+from autoscaler.balance.group import BalancerGroup
 from autoscaler.clock import Clock
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.config import Timings
@@ -25,7 +25,7 @@ from autoscaler.errors import (
     SchemaError,
     StoreUnavailable,
 )
-from autoscaler.nodes import drain, register, terminate
+from autoscaler.nodes import terminate
 from autoscaler.nodes.ages import Ages
 from autoscaler.nodes.facts import entered, looked_at, with_endpoints
 from autoscaler.nodes.launch import MARKET_FAILURES, Launcher
@@ -53,7 +53,7 @@ class Parts:
     clock: Clock
     leases: Leases
     inventory: InventoryFeed
-    balancers: Sequence[Balancer]
+    balancers: BalancerGroup
     prober: Prober
     launcher: Launcher
     timings: Timings
@@ -277,16 +277,16 @@ class NodeRunner:
         balancers = self._parts.balancers
         match step.effect:
             case Effect.REGISTER:
-                await register.register(balancers, node)
+                await balancers.register(node)
             case Effect.DRAIN:
-                await drain.drain(balancers, node)
+                await balancers.drain(node)
             case Effect.REMOVE:
-                await drain.remove(balancers, node, force=False)
+                await balancers.remove(node, force=False)
                 memory.drain.removed = True
             case Effect.CUT:
                 if node.state is State.DRAINING:
                     await self._say_cut(node, memory)
-                await drain.remove(balancers, node, force=True)
+                await balancers.remove(node, force=True)
             case Effect.SAVE_DIAGNOSTICS:
                 await self._save_diagnostics(node, policy, memory)
             case Effect.DELETE:
@@ -338,7 +338,7 @@ class NodeRunner:
         """Take it out of traffic first, then save what can be saved; neither may keep it alive for long."""
         if node.verified_at is not None:
             try:
-                await drain.drain(self._parts.balancers, node)
+                await self._parts.balancers.drain(node)
             except BalancerUnavailable as exc:
                 log.warning("failed_node_not_drained", node=node.name, why=str(exc))
         kind = (node.failure or "").partition(":")[0]

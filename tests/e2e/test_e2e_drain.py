@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.e2e.conftest import Build
-from tests.e2e.world import Answer, World, seconds
+from tests.e2e.world import MODEL, Answer, World, seconds
 
 pytestmark = pytest.mark.e2e
 
@@ -51,6 +51,50 @@ async def test_scale_in_under_load_cuts_no_stream(cloud: World, world: Build) ->
     answers = await asyncio.gather(*tasks)
     _assert_whole(answers, there)
     await there.is_empty()
+
+
+async def test_at_the_deadline_cut_cuts_what_still_streams_and_says_so(world: Build) -> None:
+    there, _, streams = await _drained_amid_streams(world, on_deadline="cut")
+
+    answers = await asyncio.gather(*streams)
+    await there.is_empty()
+
+    assert [answer.whole for answer in answers] == [False, False], answers
+    assert all(answer.status == 200 and answer.pieces for answer in answers)
+    (cut,) = [e for e in await there.events() if e["kind"] == "requests_cut"]
+    assert cut["cause"] == "2 requests in flight at the drain's deadline"
+    metrics = await there.metrics()
+    assert f'autoscaler_requests_cut_total{{model="{MODEL}"}} 1.0' in metrics
+    assert '"event": "requests_cut"' in there.log_of("daemon")
+
+
+async def test_at_the_deadline_wait_goes_on_waiting_and_says_so(world: Build) -> None:
+    there, node, streams = await _drained_amid_streams(world, on_deadline="wait")
+
+    async def is_overdue() -> bool:
+        return any(e["kind"] == "drain_overdue" for e in await there.events(node=node))
+
+    await there.until(is_overdue, "the drain is overdue")
+    answers = await asyncio.gather(*streams)
+    await there.is_empty()
+
+    _assert_whole(answers, there)
+    assert [e for e in await there.events() if e["kind"] == "requests_cut"] == []
+    assert "autoscaler_requests_cut_total{" not in await there.metrics()
+
+
+async def _drained_amid_streams(
+    world: Build, *, on_deadline: str
+) -> tuple[World, str, list[asyncio.Task[Answer]]]:
+    """Drain a node while two answers stream that last longer than the drain's deadline."""
+    there = await world(
+        nodes={"min": 0, "max": 1}, drain={"deadline": "1s", "on_deadline": on_deadline}
+    )
+    assert (await there.ask()).whole
+    streams = await there.streams(2, tokens=TOKENS)
+    (node,) = await there.nodes("ready")
+    assert (await there.command("drain", node["name"], "--yes")).code == 0
+    return there, str(node["name"]), streams
 
 
 async def test_a_retired_model_drains_and_is_rented_for_no_more_until_resumed(

@@ -1,8 +1,11 @@
-"""A real HAProxy in front, configured as we ship it: a reload that forgets, a drain that loses nothing."""
+"""A real HAProxy in front, configured as we ship it: it forgets, it is away, it comes back, and nothing is lost."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -17,15 +20,7 @@ SHIPPED_MODEL = "Qwen/Qwen3-8B"  # the one that the shipped configuration has a 
 async def test_nodes_serve_through_haproxy_over_a_reload_and_leave_it_without_a_loss(
     cloud: World,
 ) -> None:
-    haproxy = HaproxyProcess(cloud.directory, cloud.gateway)
-    await haproxy.start()
-    try:
-        cloud.config_edits = {
-            "balancer": "haproxy",
-            "haproxy": [
-                {"socket": str(haproxy.socket_path), "master_socket": str(haproxy.master_path)}
-            ],
-        }
+    async with _haproxies(cloud, "one") as (haproxy,):
         cloud.write_policy(model=SHIPPED_MODEL, nodes={"min": 0, "max": 2})
         await cloud.start_daemon()
 
@@ -48,8 +43,89 @@ async def test_nodes_serve_through_haproxy_over_a_reload_and_leave_it_without_a_
         assert [(a.whole, a.tokens) for a in answers] == [(True, 500)] * 4, answers
         await cloud.is_empty()
         assert node["name"] not in await _servers(haproxy)
-    finally:
+
+
+async def test_while_haproxy_is_down_nothing_is_drained_and_a_launch_waits_until_it_is_back(
+    cloud: World,
+) -> None:
+    # shorter than what passes below: the only way in is waited for, however long it is away
+    patience = {"balancer_grace": "200ms", "balancer_absent_after": "500ms"}
+    async with _haproxies(cloud, "one", timings=patience) as (haproxy,):
+        cloud.write_policy(model=SHIPPED_MODEL, nodes={"min": 1, "max": 2})
+        await cloud.start_daemon()
+        (first,) = await cloud.ready()
+        await _is_listed(cloud, haproxy, first["name"])
+
         await haproxy.stop()
+        cloud.write_policy(model=SHIPPED_MODEL, nodes={"min": 0, "max": 0})
+        await cloud.until(lambda: _says(cloud, "is kept for now: the balancer one"), "it is kept")
+        cloud.write_policy(model=SHIPPED_MODEL, nodes={"min": 2, "max": 2})
+        second = await _waits_for_haproxy(cloud, first["name"])
+        assert [n["name"] for n in await cloud.nodes("ready")] == [first["name"]]
+        assert await cloud.nodes("draining", "failed", "terminating", "gone") == []
+        assert await cloud.calls("delete_vm") == []
+
+        await haproxy.start()
+        answers = [await cloud.ask(SHIPPED_MODEL, base=haproxy.url) for _ in range(5)]
+        for name in (first["name"], second):
+            await _is_listed(cloud, haproxy, name)
+        await cloud.ready(2)
+        streams = await cloud.streams(4, tokens=100, base=haproxy.url, model=SHIPPED_MODEL)
+        answers += await asyncio.gather(*streams)
+        assert all(answer.whole for answer in answers), (answers, cloud.logs())
+
+        cloud.write_policy(model=SHIPPED_MODEL, nodes={"min": 0, "max": 0})
+        await cloud.is_empty()
+
+
+async def _waits_for_haproxy(there: World, but: str) -> str:
+    """Wait until another node is verified, and waits for the balancer for several steps; its name."""
+
+    async def waits() -> bool:
+        return any(
+            node["name"] != but and "one does not answer" in (node["stage"] or "")
+            for node in await there.nodes("verifying")
+        )
+
+    await there.until(waits, "a verified node waits for HAProxy")
+    (node,) = await there.nodes("verifying")
+    return str(node["name"])
+
+
+async def _says(there: World, words: str) -> bool:
+    """Whether the plan that would be carried out now says so."""
+    return words in str(await there.get(f"/api/v1/plan?model={SHIPPED_MODEL}"))
+
+
+@asynccontextmanager
+async def _haproxies(
+    there: World, *names: str, **edits: Any
+) -> AsyncIterator[list[HaproxyProcess]]:
+    """Start real HAProxies as the balancers of a world's daemon."""
+    processes = []
+    try:
+        for name in names:
+            folder = there.directory / name
+            folder.mkdir()
+            process = HaproxyProcess(folder, there.gateway)
+            processes.append(process)
+            await process.start()
+        there.config_edits = {
+            "balancer": "haproxy",
+            "haproxy": [
+                {
+                    "name": name,
+                    "socket": str(process.socket_path),
+                    "master_socket": str(process.master_path),
+                }
+                for name, process in zip(names, processes, strict=True)
+            ],
+            **edits,
+        }
+        yield processes
+    finally:
+        for process in processes:
+            await process.stop()
 
 
 async def _is_listed(there: World, haproxy: HaproxyProcess, name: str) -> None:

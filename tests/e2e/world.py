@@ -421,6 +421,11 @@ class World:
         found: list[Json] = await self.get(f"/api/v1/events?limit=1000&{text}")
         return sorted(found, key=lambda event: str(event["at"]))
 
+    async def metrics(self) -> str:
+        """The daemon's page for Prometheus."""
+        async with self.session.get(f"{self.serve}/metrics") as answer:
+            return await answer.text()
+
     async def model(self) -> Json:
         """The first model's line of the status."""
         models: list[Json] = (await self.get("/api/v1/status"))["models"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from autoscaler.balance.group import BalancerGroup
 from autoscaler.balance.protocol import Pool, PoolReport, ServerReport, ServerState
 from autoscaler.cloud.protocol import Cloud, Created, CreateRequest, UsageLine
 from autoscaler.config import Timings
@@ -519,7 +520,7 @@ async def life(
             clock=clock,
             leases=leases,
             inventory=inventory,
-            balancers=[balancer],
+            balancers=BalancerGroup([balancer], clock.boot_s),
             prober=prober,
             launcher=launcher,
             timings=TIMINGS,

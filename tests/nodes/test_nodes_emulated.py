@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from autoscaler.balance.group import BalancerGroup
 from autoscaler.clock import SystemClock
 from autoscaler.cloud.mkinf.client import MkinfClient
 from autoscaler.cloud.mkinf.cloud import MkinfCloud
@@ -123,7 +124,7 @@ class Place:
                 clock=self.clock,
                 leases=leases,
                 inventory=InventoryFeed(self.cloud, self.clock),
-                balancers=[self.balancer],
+                balancers=BalancerGroup([self.balancer], self.clock.boot_s),
                 prober=self.prober,
                 launcher=launcher,
                 timings=FAST,
