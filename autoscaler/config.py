@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from autoscaler.front import FrontSettings
 from autoscaler.policy import OnLimit, SchemaNumber, Values, below_floor, floor
 from autoscaler.quantity import Duration, Usd, show_duration
 
@@ -124,7 +125,7 @@ class FirewallSettings(Values):
 class GatewaySettings(Values):
     """The embedded balancer and activator: a process of its own, with a command line of its own.
 
-    Where it listens and what it allows stand there (`autoscaler gateway --help`); the daemon needs its socket alone.
+    Where it listens and what it allows stand in `[front]`, which it reads itself; the daemon needs its socket alone.
     """
 
     control: Path | None = None  # default: <runtime_dir>/gateway.sock
@@ -223,6 +224,7 @@ class Config(Values):
     ssh: SshSettings = SshSettings()
     firewall: FirewallSettings = FirewallSettings()
     balancer: Literal["gateway", "haproxy"] = "gateway"
+    front: FrontSettings = FrontSettings()
     gateway: GatewaySettings = GatewaySettings()
     haproxy: tuple[HaproxySettings, ...] = ()
     serve: ServeSettings = ServeSettings()

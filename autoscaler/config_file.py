@@ -48,6 +48,7 @@ def read_config(path: Path) -> Config:
                 }
             ),
             "ssh": config.ssh.model_copy(update={"key_file": absolute(config.ssh.key_file)}),
+            "front": config.front.beside(base),
             "gateway": config.gateway.model_copy(
                 update={"control": absolute(config.gateway.control)}
             ),
