@@ -38,7 +38,7 @@ class Stage:
 
     Attributes:
         admin: the emulator's own API.
-        daemon_socket, gateway_socket: what the demo watches through, as an operator would.
+        daemon_socket: what the demo watches through, as an operator would.
         pids: of the three processes, as `PARTS` names them.
     """
 
@@ -47,7 +47,6 @@ class Stage:
     gateway: str
     serve: str
     daemon_socket: Path
-    gateway_socket: Path
     pids: tuple[int, ...]
 
 
@@ -78,7 +77,6 @@ async def stage(settings: DemoSettings, directory: Path) -> AsyncIterator[Stage]
             gateway=f"http://{gateway}",
             serve=f"http://{serve}",
             daemon_socket=run / "daemon.sock",
-            gateway_socket=run / "gateway.sock",
             pids=tuple(process.pid for process in processes),
         )
     finally:

@@ -91,7 +91,6 @@ class Lifecycle:
         return MachineSpec(
             vm_id=vm.id,
             name=vm.name,
-            type_name=vm.type.name,
             location=vm.location,
             gpu=vm.type.gpu.profile if vm.type.gpu else None,
             gpus=vm.type.gpus,

@@ -38,7 +38,6 @@ class MachineSpec:
 
     vm_id: str
     name: str
-    type_name: str
     location: str
     gpu: str | None
     gpus: int

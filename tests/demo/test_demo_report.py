@@ -49,7 +49,7 @@ def seen(at: float, ttft_s: float = 0.2, *, is_good: bool = True) -> Seen:
 
 @pytest.fixture
 def watch(tmp_path: Path) -> Watch:
-    nowhere = Stage(tmp_path, "", "", "", tmp_path, tmp_path, ())
+    nowhere = Stage(tmp_path, "", "", "", tmp_path, ())
     requests = [*(seen(float(n)) for n in range(97)), seen(40.0, 3.0), seen(41.0, is_good=False)]
     found = Watch(nowhere, Load(requests), Admin(None, ""))  # type: ignore[arg-type]  # never asked
     found.started_at = STARTED

@@ -29,7 +29,6 @@ def spec() -> Build:
         facts: dict[str, object] = {
             "vm_id": "vm-1",
             "name": "chat-1",
-            "type_name": "l40s-48gb.2x",
             "location": "us-east1-a",
             "gpu": "l40s",
             "gpus": 2,

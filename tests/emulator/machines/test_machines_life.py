@@ -147,7 +147,7 @@ from autoscaler.emulator.machines.local import LocalMachines
 async def main():
     root, namespace, script, address = sys.argv[1:]
     machines = LocalMachines(Path(root), namespace=namespace == "True")
-    spec = MachineSpec("vm-1", "n", "t", "l", None, 0, 1, 1, 1, address, 2222, "", script, "", 60.0,
+    spec = MachineSpec("vm-1", "n", "l", None, 0, 1, 1, 1, address, 2222, "", script, "", 60.0,
                        frozenset())
     await machines.boot(spec, 0.0)
     await asyncio.sleep(900)
