@@ -3,7 +3,7 @@
 The emulated cloud runs at ten times its speed, and panic's timings at a tenth, so that times are told in the cloud's
 seconds; both have their defaults otherwise. Counted from panic's first look to its end. The least that is possible is
 the confirming time alone. First the cloud behaves, apart from VMs that it lists two minutes late; then every tenth
-answer is an error, answers to deletes are lost, deletes are ignored, refused and fail, the list flickers and is cut, and
+answer is an error, answers to deletes are lost, deletes are ignored, refused, fail, the list flickers and is cut, and
 system disks stay behind. Strangers' VMs stand beside, and must stand there at the end.
 """
 
