@@ -10,6 +10,7 @@ from autoscaler.cli.demo import demo
 from autoscaler.cli.emulator import emulator
 from autoscaler.cli.gateway import gateway
 from autoscaler.cli.inspect import events, explain, nodes, plan, status
+from autoscaler.cli.keys import keys_app
 from autoscaler.cli.offers import offers
 from autoscaler.cli.panic import panic
 from autoscaler.cli.render_script import render_script
@@ -47,5 +48,6 @@ for command in (
     emulator,
 ):
     app.command(name=command.__name__.replace("_", "-"))(command)
+app.add_typer(keys_app, name="keys")
 app.add_typer(cloud_app, name="cloud")
 app.add_typer(trace_app, name="trace")
