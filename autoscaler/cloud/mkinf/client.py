@@ -11,20 +11,22 @@ Calls of one kind raise alike. Reading and deleting are repeated a few times, th
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date, datetime
+from operator import attrgetter
 from types import TracebackType
-from typing import Final, Literal, Self, TypeVar
+from typing import Final, Literal, Self
 
 import structlog
 
 from autoscaler.clock import Clock, SystemClock
-from autoscaler.cloud.mkinf import endpoints
+from autoscaler.cloud.mkinf import bodies, endpoints
+from autoscaler.cloud.mkinf.calls import Calls
 from autoscaler.cloud.mkinf.credentials import Credential
-from autoscaler.cloud.mkinf.endpoints import Endpoint
-from autoscaler.cloud.mkinf.schema import Gathered, parse
-from autoscaler.cloud.mkinf.session import Call, Session
+from autoscaler.cloud.mkinf.fallbacks import networks_of, note_fallback, subnets_of
+from autoscaler.cloud.mkinf.schema import parse
+from autoscaler.cloud.mkinf.session import Session
 from autoscaler.cloud.mkinf.settings import MkinfSettings
 from autoscaler.cloud.mkinf.transport import HttpTransport, Send
 from autoscaler.cloud.mkinf.values import (
@@ -38,7 +40,6 @@ from autoscaler.cloud.mkinf.values import (
     LocationName,
     Network,
     Operation,
-    OperationAnswer,
     Organization,
     Project,
     RuleRequest,
@@ -53,18 +54,13 @@ from autoscaler.errors import (
     ConfigError,
     EndpointMissing,
     NotFound,
-    OutcomeUnknown,
-    SchemaError,
 )
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-
 Action = Literal["START", "STOP", "RESET"]
 OperationFamily = Literal["vms", "disks", "firewall-rules"]
 
-_MOST_NOTED_FIELDS: Final = 1000
 _OPERATION: Final = {
     "vms": endpoints.VM_OPERATION,
     "disks": endpoints.DISK_OPERATION,
@@ -104,8 +100,8 @@ class MkinfClient:
             clock or SystemClock(),
             rng or random.Random(),
         )
+        self._calls = Calls(self._session, self.project_id)
         self._only_project_id: str | None = None
-        self._noted: set[str] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -144,15 +140,17 @@ class MkinfClient:
         return self._only_project_id
 
     async def organizations(self) -> Listing[Organization]:
-        return await self._list(endpoints.ORGANIZATIONS, Organization)
+        return await self._calls.read_list(endpoints.ORGANIZATIONS, Organization)
 
     async def projects(self) -> Listing[Project]:
-        return await self._list(endpoints.PROJECTS, Project)
+        return await self._calls.read_list(endpoints.PROJECTS, Project)
 
     async def billing_link(self) -> Secret:
         """Get the link to the organization's billing page: short-lived, and as good as a key."""
         organization = await self._organization_id()
-        link = await self._get(endpoints.BILLING, BillingLink, {"organization_id": organization})
+        link = await self._calls.get(
+            endpoints.BILLING, BillingLink, {"organization_id": organization}
+        )
         return link.url
 
     async def usage(
@@ -165,7 +163,7 @@ class MkinfClient:
         regions: Sequence[str] = (),
     ) -> Listing[Usage]:
         """List metered use by day, `end` included; each day appears after its midnight in UTC."""
-        query = _query(
+        query = bodies.query(
             start_date=start.isoformat(),
             end_date=end.isoformat(),
             projects=projects,
@@ -173,10 +171,10 @@ class MkinfClient:
             regions=regions,
         )
         try:
-            return await self._list(endpoints.USAGE, Usage, query)
+            return await self._calls.read_list(endpoints.USAGE, Usage, query)
         except EndpointMissing as exc:
-            _log_fallback(exc)
-        return await self._list(
+            note_fallback(exc)
+        return await self._calls.read_list(
             endpoints.ORGANIZATION_USAGE,
             Usage,
             query,
@@ -188,9 +186,9 @@ class MkinfClient:
     async def locations(self) -> tuple[str, ...]:
         """List locations, sorted. Where there is no such endpoint, from availabilities."""
         try:
-            return tuple(sorted(await self._list(endpoints.LOCATIONS, LocationName)))
+            return tuple(sorted(await self._calls.read_list(endpoints.LOCATIONS, LocationName)))
         except EndpointMissing as exc:
-            _log_fallback(exc)
+            note_fallback(exc)
         return tuple(sorted({each.location for each in await self.availabilities()}))
 
     async def availabilities(
@@ -200,8 +198,8 @@ class MkinfClient:
 
         That several can be asked for at once is inferred, so the answer is filtered again.
         """
-        query = _query(product_name=types, location=locations)
-        listing = await self._list(endpoints.AVAILABILITIES, Availability, query)
+        query = bodies.query(product_name=types, location=locations)
+        listing = await self._calls.read_list(endpoints.AVAILABILITIES, Availability, query)
         wanted = (
             each
             for each in listing
@@ -210,10 +208,12 @@ class MkinfClient:
         return Listing(tuple(wanted), listing.complete, listing.problems, listing.doubts)
 
     async def specs(self, *, location: str | None = None) -> Listing[Spec]:
-        return await self._list(endpoints.SPECS, Spec, _query(location=location))
+        return await self._calls.read_list(endpoints.SPECS, Spec, bodies.query(location=location))
 
     async def images(self, *, product_group: str | None = None) -> Listing[Image]:
-        return await self._list(endpoints.IMAGES, Image, _query(product_group=product_group))
+        return await self._calls.read_list(
+            endpoints.IMAGES, Image, bodies.query(product_group=product_group)
+        )
 
     async def image(self, image_id: str) -> Image:
         """Get one image by id or name; where there is no such endpoint, from the list.
@@ -222,7 +222,7 @@ class MkinfClient:
             NotFound: there is none.
         """
         try:
-            return await self._get(endpoints.IMAGE, Image, {"image_id": image_id})
+            return await self._calls.get(endpoints.IMAGE, Image, {"image_id": image_id})
         except (EndpointMissing, NotFound):
             for image in await self.images():
                 if image_id in (image.id, image.name):
@@ -239,36 +239,23 @@ class MkinfClient:
             CloudUnavailable: nothing was sent.
             OutcomeUnknown: it may have been made: look for its name.
         """
-        body: dict[str, object] = {
-            "name": request.name,
-            "type": request.type,
-            "location": request.location,
-            "image": request.image,
-            "ssh_public_key": request.ssh_public_key,
-        }
-        if request.startup_script:
-            body["startup_script"] = request.startup_script
-        if request.shutdown_script:
-            body["shutdown_script"] = request.shutdown_script
-        if request.disks:
-            body["disks"] = [asdict(disk) for disk in request.disks]
-        return await self._effect(endpoints.VM_CREATE, {}, body)
+        return await self._calls.effect(endpoints.VM_CREATE, {}, bodies.vm(request))
 
     async def vms(self) -> Listing[Vm]:
         """List every VM of the project, unfiltered, following pages to the end."""
-        return await self._list(endpoints.VMS, Vm, key=_vm_id)
+        return await self._calls.read_list(endpoints.VMS, Vm, key=attrgetter("id"))
 
     async def vm(self, vm_id: str) -> Vm:
         """Get one VM. `NotFound` may be said of one just made, and alone proves nothing."""
-        return await self._get(endpoints.VM, Vm, {"vm_id": vm_id})
+        return await self._calls.get(endpoints.VM, Vm, {"vm_id": vm_id})
 
     async def delete_vm(self, vm_id: str) -> Operation | None:
         """Ask for a VM to go. No answer proves that it does; `NotFound` neither."""
-        return await self._optional_effect(endpoints.VM_DELETE, {"vm_id": vm_id})
+        return await self._calls.optional_effect(endpoints.VM_DELETE, {"vm_id": vm_id})
 
     async def act_on_vm(self, vm_id: str, action: Action) -> Operation | None:
         """Start, stop or reset a VM."""
-        return await self._optional_effect(
+        return await self._calls.optional_effect(
             endpoints.VM_ACTION,
             {"vm_id": vm_id},
             {"action": action},
@@ -277,11 +264,11 @@ class MkinfClient:
 
     async def attach_disks(self, vm_id: str, disks: Sequence[Attachment]) -> Operation | None:
         body = {"attach_disks": [asdict(disk) for disk in disks]}
-        return await self._optional_effect(endpoints.VM_ATTACH, {"vm_id": vm_id}, body)
+        return await self._calls.optional_effect(endpoints.VM_ATTACH, {"vm_id": vm_id}, body)
 
     async def detach_disks(self, vm_id: str, disk_ids: Sequence[str]) -> Operation | None:
         body = {"detach_disks": list(disk_ids)}
-        return await self._optional_effect(endpoints.VM_DETACH, {"vm_id": vm_id}, body)
+        return await self._calls.optional_effect(endpoints.VM_DETACH, {"vm_id": vm_id}, body)
 
     # operations
 
@@ -291,7 +278,7 @@ class MkinfClient:
         Raises:
             NotFound: it was told before, or never was: judge by the VM.
         """
-        return await self._get(_OPERATION[of], Operation, {"operation_id": operation_id})
+        return await self._calls.get(_OPERATION[of], Operation, {"operation_id": operation_id})
 
     async def operations(
         self,
@@ -302,20 +289,22 @@ class MkinfClient:
         state: str | None = None,
     ) -> Listing[Operation]:
         """List operations under way, and finished ones that nobody has read yet."""
-        query = _query(
+        query = bodies.query(
             resource_id=resource_id,
             state=state,
             lower_time_bound=since.isoformat().replace("+00:00", "Z") if since else None,
         )
-        return await self._list(_OPERATIONS[of], Operation, query, key=_operation_id)
+        return await self._calls.read_list(
+            _OPERATIONS[of], Operation, query, key=attrgetter("operation_id")
+        )
 
     # disks
 
     async def disks(self) -> Listing[Disk]:
-        return await self._list(endpoints.DISKS, Disk, key=_disk_id)
+        return await self._calls.read_list(endpoints.DISKS, Disk, key=attrgetter("id"))
 
     async def disk(self, disk_id: str) -> Disk:
-        return await self._get(endpoints.DISK, Disk, {"disk_id": disk_id})
+        return await self._calls.get(endpoints.DISK, Disk, {"disk_id": disk_id})
 
     async def create_disk(
         self,
@@ -334,67 +323,47 @@ class MkinfClient:
             "location": location,
             "block_size": block_size,
         }
-        return await self._effect(endpoints.DISK_CREATE, {}, body)
+        return await self._calls.effect(endpoints.DISK_CREATE, {}, body)
 
     async def resize_disk(self, disk_id: str, size: str) -> Operation | None:
-        return await self._optional_effect(
+        return await self._calls.optional_effect(
             endpoints.DISK_RESIZE, {"disk_id": disk_id}, {"size": size}
         )
 
     async def delete_disk(self, disk_id: str) -> Operation | None:
-        return await self._optional_effect(endpoints.DISK_DELETE, {"disk_id": disk_id})
+        return await self._calls.optional_effect(endpoints.DISK_DELETE, {"disk_id": disk_id})
 
     # networks and the firewall
 
     async def networks(self) -> Listing[Network]:
         """List networks; where there is no such endpoint, those that the VMs stand in."""
         try:
-            return await self._list(endpoints.NETWORKS, Network)
+            return await self._calls.read_list(endpoints.NETWORKS, Network)
         except EndpointMissing as exc:
-            _log_fallback(exc)
-        faces = [face for vm in await self.vms() for face in vm.network_interfaces]
-        ids = sorted({face.network for face in faces if face.network})
-        return Listing(tuple(Network(id=each) for each in ids))
+            note_fallback(exc)
+        return networks_of(await self.vms())
 
     async def subnets(self) -> Listing[Subnet]:
         """List subnets; where there is no such endpoint, those that the VMs stand in."""
         try:
-            return await self._list(endpoints.SUBNETS, Subnet)
+            return await self._calls.read_list(endpoints.SUBNETS, Subnet)
         except EndpointMissing as exc:
-            _log_fallback(exc)
-        vms = await self.vms()
-        found = {
-            face.subnet: Subnet(id=face.subnet, location=vm.location, vpc_network_id=face.network)
-            for vm in vms
-            for face in vm.network_interfaces
-            if face.subnet
-        }
-        return Listing(tuple(found[each] for each in sorted(found)))
+            note_fallback(exc)
+        return subnets_of(await self.vms())
 
     async def firewall_rules(self) -> Listing[FirewallRule]:
-        return await self._list(endpoints.FIREWALL_RULES, FirewallRule)
+        return await self._calls.read_list(endpoints.FIREWALL_RULES, FirewallRule)
 
     async def firewall_rule(self, rule_id: str) -> FirewallRule:
-        return await self._get(endpoints.FIREWALL_RULE, FirewallRule, {"rule_id": rule_id})
+        return await self._calls.get(endpoints.FIREWALL_RULE, FirewallRule, {"rule_id": rule_id})
 
     async def create_firewall_rule(self, request: RuleRequest) -> Operation | FirewallRule:
         """Make an ingress rule. Answered by an operation, or (undocumented) by the bare rule."""
-        body = {
-            "name": request.name,
-            "action": "allow",
-            "direction": "ingress",
-            "protocols": list(request.protocols),
-            "sources": [{"cidr": cidr} for cidr in request.sources],
-            "source_ports": list(request.source_ports),
-            "destinations": [{"resource_id": request.destination_id or request.network_id}],
-            "destination_ports": list(request.destination_ports),
-            "vpc_network_id": request.network_id,
-        }
-        document = await self._call(endpoints.FIREWALL_RULE_CREATE, {}, body)
+        document = await self._calls.call(endpoints.FIREWALL_RULE_CREATE, {}, bodies.rule(request))
         if isinstance(document, dict) and "id" in document and "operation" not in document:
             rule, _ = parse(endpoints.FIREWALL_RULE_CREATE, FirewallRule, document)
             return rule
-        return self._operation(endpoints.FIREWALL_RULE_CREATE, document)
+        return self._calls.operation(endpoints.FIREWALL_RULE_CREATE, document)
 
     async def update_firewall_rule(
         self,
@@ -405,105 +374,15 @@ class MkinfClient:
         destination_ports: Sequence[str] | None = None,
     ) -> Operation | None:
         """Change what is given of a rule; `sources` are CIDRs."""
-        body: dict[str, object] = {}
-        if name is not None:
-            body["name"] = name
-        if sources is not None:
-            body["sources"] = [{"cidr": cidr} for cidr in sources]
-        if destination_ports is not None:
-            body["destination_ports"] = list(destination_ports)
-        return await self._optional_effect(
+        body = bodies.rule_change(name, sources, destination_ports)
+        return await self._calls.optional_effect(
             endpoints.FIREWALL_RULE_UPDATE, {"rule_id": rule_id}, body
         )
 
     async def delete_firewall_rule(self, rule_id: str) -> Operation | None:
-        return await self._optional_effect(endpoints.FIREWALL_RULE_DELETE, {"rule_id": rule_id})
-
-    # how each of them is done
-
-    async def _call(
-        self,
-        endpoint: Endpoint,
-        parameters: Mapping[str, str],
-        body: Mapping[str, object] | None = None,
-        query: Mapping[str, str] | None = None,
-        *,
-        repeatable: bool | None = None,
-    ) -> object:
-        scope = {"project_id": await self.project_id()} if endpoint.is_project_scoped else {}
-        return await self._session.call(
-            Call(endpoint, {**scope, **parameters}, query or {}, body, repeatable)
+        return await self._calls.optional_effect(
+            endpoints.FIREWALL_RULE_DELETE, {"rule_id": rule_id}
         )
-
-    async def _get(self, endpoint: Endpoint, kind: type[T], parameters: Mapping[str, str]) -> T:
-        value, problems = parse(endpoint, kind, await self._call(endpoint, parameters))
-        self._note(problems)
-        return value
-
-    async def _effect(
-        self, endpoint: Endpoint, parameters: Mapping[str, str], body: Mapping[str, object]
-    ) -> Operation:
-        return self._operation(endpoint, await self._call(endpoint, parameters, body))
-
-    async def _optional_effect(
-        self,
-        endpoint: Endpoint,
-        parameters: Mapping[str, str],
-        body: Mapping[str, object] | None = None,
-        *,
-        repeatable: bool | None = None,
-    ) -> Operation | None:
-        """Make a call that is accepted whatever it answers; None when not by an operation."""
-        document = await self._call(endpoint, parameters, body, repeatable=repeatable)
-        try:
-            return self._operation(endpoint, document)
-        except OutcomeUnknown:
-            return None
-
-    def _operation(self, endpoint: Endpoint, document: object) -> Operation:
-        """Read the operation that answers an effect, wrapped (documented) or flat."""
-        try:
-            if isinstance(document, dict) and "operation" not in document:
-                operation, problems = parse(endpoint, Operation, document)
-            else:
-                answer, problems = parse(endpoint, OperationAnswer, document)
-                operation = answer.operation
-        except SchemaError as exc:
-            raise OutcomeUnknown(f"accepted, but not understood: {exc}") from exc
-        self._note(problems)
-        return operation
-
-    async def _list(
-        self,
-        endpoint: Endpoint,
-        kind: type[T],
-        query: Mapping[str, str] | None = None,
-        parameters: Mapping[str, str] | None = None,
-        *,
-        key: Callable[[T], str] | None = None,
-    ) -> Listing[T]:
-        """Read a list to its last page, and say whether that was all of it.
-
-        Raises:
-            SchemaError: not even the first page was a list.
-        """
-        gathered = Gathered(endpoint, key)
-        token = ""
-        while True:
-            page_query = {**(query or {}), **({"next_token": token} if token else {})}
-            document = await self._call(endpoint, parameters or {}, query=page_query)
-            token = gathered.add(kind, document)
-            if not token:
-                break
-        self._note(gathered.problems)
-        return gathered.listing()
-
-    def _note(self, problems: Iterable[str]) -> None:
-        """Log what was not understood, each thing once."""
-        for problem in problems:
-            if problem not in self._noted and len(self._noted) < _MOST_NOTED_FIELDS:
-                self._noted.add(problem)
-                log.warning("cloud_answer_not_understood", problem=problem)
 
     async def _organization_id(self) -> str:
         """Find the organization: from the settings, the project's, or the only one."""
@@ -519,29 +398,3 @@ class MkinfClient:
             f"{len(organizations)} organizations are yours: say which"
             " (`autoscaler cloud organizations` lists them)"
         )
-
-
-def _query(**filters: str | Sequence[str] | None) -> dict[str, str]:
-    """Keep the filters that are given; several values are joined by commas."""
-    joined = {
-        name: value if isinstance(value, str) else ",".join(value)
-        for name, value in filters.items()
-        if value
-    }
-    return joined
-
-
-def _log_fallback(missing: EndpointMissing) -> None:
-    log.info("cloud_fallback_taken", reason=str(missing))
-
-
-def _vm_id(vm: Vm) -> str:
-    return vm.id
-
-
-def _operation_id(operation: Operation) -> str:
-    return operation.operation_id
-
-
-def _disk_id(disk: Disk) -> str:
-    return disk.id
