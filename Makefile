@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 export PYTHONDONTWRITEBYTECODE ?= 1
 
-.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lock check
+.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench schema lock check
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test-live: setup  ## the contract suite against the real cloud (MKINF_KEY_FILE=p
 
 bench: setup  ## the benchmarks: ratios against a peer or a bound, in one run
 	@$(BIN)/python -m bench
+
+schema:  ## write the JSON Schemas of config and policies anew, from the code and docs/
+	@PYTHONPATH=. $(BIN)/python scripts/schema.py
 
 lock:  ## resolve pyproject.toml anew into the two hashed lock files (needs uv)
 	uv lock --python 3.11 --upgrade

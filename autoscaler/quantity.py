@@ -12,8 +12,8 @@ from pydantic import BeforeValidator, PlainSerializer
 from autoscaler.domain.money import Money
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)")
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*")
+_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)", re.ASCII)
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", re.ASCII)
 _SIZES = {
     "B": 1,
     **{f"{letter}B": 1000 ** (i + 1) for i, letter in enumerate("KMGT")},
@@ -22,7 +22,7 @@ _SIZES = {
 _LONGEST_S = 100 * 365 * 86400.0  # beyond these figures it is a typo, and arithmetic overflows
 _LARGEST = 2**60
 _MOST_USD = 10**9
-_MONEY = re.compile(r"\s*\$?\s*(\d+(?:\.\d+)?)\s*(?:/\s*(h|hour|d|day|month))?\s*")
+_MONEY = re.compile(r"\s*\$?\s*(\d+(?:\.\d+)?)\s*(?:/\s*(h|hour|d|day|month))?\s*", re.ASCII)
 
 
 def parse_duration(value: Any) -> timedelta:

@@ -15,6 +15,7 @@ from autoscaler.cli.offers import offers
 from autoscaler.cli.panic import panic
 from autoscaler.cli.render_script import render_script
 from autoscaler.cli.run import run, validate
+from autoscaler.cli.schema import schema
 from autoscaler.cli.trace import trace_app
 from autoscaler.cli.verbs import drain, pause, resume, retire, sweep
 
@@ -44,6 +45,7 @@ for command in (
     audit,
     panic,
     render_script,
+    schema,
     gateway,
     emulator,
 ):

@@ -228,7 +228,7 @@ def test_validate_says_it_on_stderr_and_ends_with_2(tmp_path: Path) -> None:
     )
 
     assert ended.returncode == 2
-    assert f"{path}:9: engine: found 'vlm'" in ended.stderr
+    assert f"{path}:10: engine: found 'vlm'" in ended.stderr
     assert ended.stdout == ""
 
 
