@@ -7,6 +7,7 @@ event costs little more than its two system calls.
 from __future__ import annotations
 
 import asyncio
+import select
 import time
 from collections.abc import Callable
 from typing import cast
@@ -60,6 +61,16 @@ class NodeConnection(asyncio.Protocol):
     @property
     def is_usable(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing came since the last answer, asked of the kernel: a busy loop hears of an end late."""
+        connection = self._transport.get_extra_info("socket") if self._transport else None
+        if connection is None:
+            return False
+        poller = select.poll()
+        poller.register(connection.fileno(), select.POLLIN)
+        return not poller.poll(0)
 
     # one request
 
@@ -250,7 +261,7 @@ class Upstreams:
             connection = idle.pop()
             since = connection.idle_since
             if connection.is_usable and since is not None:
-                if time.monotonic() - since < self._keepalive_s:
+                if time.monotonic() - since < self._keepalive_s and connection.is_quiet:
                     return connection
                 connection.close()
         return None
