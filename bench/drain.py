@@ -17,7 +17,6 @@ import json
 import logging
 import random
 import shutil
-import socket
 import statistics
 import sys
 import tempfile
@@ -39,6 +38,8 @@ from autoscaler.balance.protocol import Balancer, Pool, PoolReport, ServerState
 from autoscaler.domain.ids import ModelName, slug
 from autoscaler.domain.node import Endpoint
 from autoscaler.errors import BalancerUnavailable
+from tests.world.files import free_ports
+from tests.world.haproxy import MASTER, SOCKET, write_for_models
 
 SCALE_INS = 200
 MODELS = tuple(ModelName(f"bench/Model-{letter}") for letter in "ABCD")
@@ -51,7 +52,6 @@ SERVING_S = (2.0, 7.0)
 EVENT_GAP_S = 0.25
 SAMPLES_APART_S = 2.0  # between the two readings of zero in flight
 LOOK_S = 0.2
-SETTINGS = Path(__file__).parents[1] / "deploy" / "haproxy" / "haproxy.cfg"
 
 
 @dataclass
@@ -305,13 +305,9 @@ def main(scale_ins: int = SCALE_INS) -> int:
 
 
 async def _measure(binary: str, folder: Path, scale_ins: int) -> Tally:
-    front, inner, metrics = _free_ports(3)
-    control, stats, master = (
-        folder / "gateway.sock",
-        folder / "haproxy.sock",
-        folder / "master.sock",
-    )
-    config = _write_config(folder, stats, front, inner, metrics)
+    front, inner, metrics = free_ports(3)
+    control, stats, master = folder / "gateway.sock", folder / SOCKET, folder / MASTER
+    config = write_for_models(folder, MODELS, front=front, inner=inner, metrics=metrics)
     gateway = (
         *(sys.executable, "-m", "autoscaler.gateway", "--listen", f"127.0.0.1:{inner}"),
         *("--control", str(control), "--drain-timeout", "1"),
@@ -331,33 +327,6 @@ async def _measure(binary: str, folder: Path, scale_ins: int) -> Tally:
         finally:
             await bench.gateway.close()
     return bench.tally
-
-
-def _write_config(folder: Path, stats: Path, front: int, inner: int, metrics: int) -> Path:
-    """Write the shipped configuration for this run: other paths and ports, our models, no root."""
-    text = SETTINGS.read_text()
-    models = folder / "models.map"
-    models.write_text("".join(f"{model} {slug(model)}\n" for model in MODELS))
-    for there, here in (
-        ("/run/haproxy/autoscaler.sock mode 660 group haproxy", str(stats)),
-        ("    user haproxy\n    group haproxy\n    log /dev/log local0\n", ""),
-        ("    log global\n", ""),
-        ("    option httplog\n", ""),
-        ("/etc/haproxy/models.map", str(models)),
-        ("bind :8080", f"bind 127.0.0.1:{front}"),
-        ("bind 127.0.0.1:8404", f"bind 127.0.0.1:{metrics}"),
-        ("127.0.0.1:8000", f"127.0.0.1:{inner}"),
-    ):
-        assert there in text, f"{SETTINGS} has no {there!r}"
-        text = text.replace(there, here)
-    for model in MODELS:
-        text += (
-            f"\nbackend {slug(model)}\n    server activator 127.0.0.1:{inner} backup\n"
-            f"    server activator-spare 127.0.0.1:{inner} backup\n"
-        )
-    config = folder / "haproxy.cfg"
-    config.write_text(text)
-    return config
 
 
 @contextlib.asynccontextmanager
@@ -380,14 +349,6 @@ async def _answers(balancer: Balancer) -> None:
                 await balancer.report(MODELS[0])
                 return
             await asyncio.sleep(0.05)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _print(tally: Tally) -> int:

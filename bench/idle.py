@@ -12,7 +12,8 @@ import sys
 import time
 from dataclasses import dataclass
 
-from bench.world import Plan, Table, World, demo_timings, world
+from bench.world import Plan, World, demo_timings, world
+from tests.world.files import Table
 
 MODELS = 10
 CPU_BOUND = 0.03

@@ -27,7 +27,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from bench.world import SHORT_WINDOWS, Json, Plan, World, demo_timings, quantile, world
+from bench.world import Plan, World, demo_timings, quantile, world
+from tests.world.files import Json
+from tests.world.policies import SHORT_WINDOWS
 
 RECONCILE_S = 1.0  # the demo's
 DEMAND_BOUND_S = RECONCILE_S + 0.1

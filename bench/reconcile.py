@@ -38,7 +38,8 @@ from autoscaler.nodes.leases import Leases
 from autoscaler.policy import Policy
 from autoscaler.reconcile import Reconciler
 from autoscaler.store.sqlite import SqliteStore
-from bench.world import POLICY, merged, quantile
+from bench.world import POLICY, quantile
+from tests.world.files import merged
 
 MODEL = ModelName("bench/m00")
 NODES = 20

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import math
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -31,46 +29,22 @@ import aiohttp
 import jinja2
 
 from autoscaler.domain.ids import slug
+from tests.world.files import Json, Table, free_ports, merged, toml
+from tests.world.haproxy import MASTER, SOCKET, write_for_models
+from tests.world.policies import CHEAP
+from tests.world.processes import die_with_parent
 
-SHIPPED_HAPROXY = Path(__file__).parent.parent / "deploy" / "haproxy" / "haproxy.cfg"
 TIME_FACTOR = 200.0
 _START_S = 30.0
 _STOP_S = 15.0
 _MACHINES_NICE = 5  # they stand for other computers: booting, they leave the cores to the daemon
-_PR_SET_PDEATHSIG = 1
-
-Json = dict[str, Any]  # JSON as a process serves it
-Table = Mapping[str, object]  # a table of a TOML file
 
 POLICY: Table = {
-    "schema": 1,
-    "engine": "vllm",
+    **CHEAP,
     "nodes": {"min": 0, "max": 2},
-    "facts": {"params_b": 8.03, "layers": 32, "hidden": 4096, "kv_heads": 8, "head_dim": 128},
-    "typical": {"prompt_tokens": 200, "output_tokens": 50},
-    "server": {"max_model_len": 8192},
-    "hardware": {"types": ["*.1x"]},
-    "spread": {"survive_node": 0},
     "deadlines": {"creating": "60s", "booting": "60s", "verifying": "90s"},
     "retries": {"launches_per_window": 1000},
     "hold": {"time": "120s"},
-}
-
-
-# A model that falls back to zero within seconds.
-SHORT_WINDOWS: Table = {
-    "scaling": {
-        "demand_window": "3s",
-        "work_window": "30s",
-        "peak_memory": "3s",
-        "drain_backlog_within": "8s",
-        "panic_after": "2s",
-        "panic_hold": "3s",
-        "stabilization": "2s",
-        "zero_after": "2s",
-        "boot_prior": "5s",
-    },
-    "signals": {"window": "3s", "quantile_window": "20s", "min_observations": 10},
 }
 
 
@@ -174,18 +148,20 @@ class World:
         await self._until("gateway", self.run_directory / "gateway.sock")
         self.url = f"http://127.0.0.1:{inner}"
         if plan.with_haproxy:
-            config = write_haproxy(self.directory, plan.models, front, inner, metrics)
+            config = write_for_models(
+                self.directory, plan.models, front=front, inner=inner, metrics=metrics
+            )
             binary = shutil.which("haproxy") or "/usr/sbin/haproxy"
             await self._spawn(
                 "haproxy",
                 binary,
                 "-W",
                 "-S",
-                str(self.directory / "haproxy-master.sock"),
+                str(self.directory / MASTER),
                 "-f",
                 str(config),
             )
-            await self._until("haproxy", self.directory / "haproxy.sock")
+            await self._until("haproxy", self.directory / SOCKET)
             self.url = f"http://127.0.0.1:{front}"
         (self.directory / "config.toml").write_text(toml(self._config(serve)))
         (self.directory / "policies").mkdir()
@@ -242,7 +218,7 @@ class World:
             config["timings"] = self.plan.timings
         if self.plan.with_haproxy:
             config["balancer"] = "haproxy"
-            here = {"socket": "haproxy.sock", "master_socket": "haproxy-master.sock"}
+            here = {"socket": SOCKET, "master_socket": MASTER}
             config["haproxy"] = [{key: str(self.directory / name) for key, name in here.items()}]
         return config
 
@@ -254,7 +230,7 @@ class World:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C reaches the benchmark alone, which ends the parts in order
-                preexec_fn=partial(_die_with_parent, nice),
+                preexec_fn=partial(die_with_parent, nice),
             )
         self._processes.append(process)
         self.pids[name] = process.pid
@@ -315,87 +291,9 @@ def demo_timings() -> Table:
     return timings
 
 
-def write_haproxy(
-    folder: Path, models: Sequence[str], front: int, inner: int, metrics: int
-) -> Path:
-    """Write the shipped configuration for a run: other paths and ports, our models, no root.
-
-    Its stats socket is `folder/haproxy.sock`.
-
-    Args:
-        front: the port for clients.
-        inner: where the gateway listens, as activator.
-        metrics: the port of its exporter.
-    """
-    text = SHIPPED_HAPROXY.read_text()
-    table = folder / "models.map"
-    table.write_text("".join(f"{model} {slug(model)}\n" for model in models))
-    for there, here in (
-        ("/run/haproxy/autoscaler.sock mode 660 group haproxy", str(folder / "haproxy.sock")),
-        ("    user haproxy\n    group haproxy\n    log /dev/log local0\n", ""),
-        ("    log global\n", ""),
-        ("    option httplog\n", ""),
-        ("/etc/haproxy/models.map", str(table)),
-        ("bind :8080", f"bind 127.0.0.1:{front}"),
-        ("bind 127.0.0.1:8404", f"bind 127.0.0.1:{metrics}"),
-        ("127.0.0.1:8000", f"127.0.0.1:{inner}"),
-    ):
-        assert there in text, f"{SHIPPED_HAPROXY} has no {there!r}"
-        text = text.replace(there, here)
-    for model in models:
-        text += (
-            f"\nbackend {slug(model)}\n    server activator 127.0.0.1:{inner} backup\n"
-            f"    server activator-spare 127.0.0.1:{inner} backup\n"
-        )
-    config = folder / "haproxy.cfg"
-    config.write_text(text)
-    return config
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that were free a moment ago."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
 def quantile(values: Sequence[float], q: float) -> float:
     """The nearest-rank quantile; NaN of nothing."""
     ordered = sorted(values)
     if not ordered:
         return float("nan")
     return ordered[max(0, math.ceil(q * len(ordered)) - 1)]
-
-
-def merged(base: Table, edits: Mapping[str, object]) -> dict[str, object]:
-    """A table with some keys replaced; tables in it are merged."""
-    result = dict(base)
-    for key, value in edits.items():
-        known = result.get(key)
-        both = isinstance(value, Mapping) and isinstance(known, Mapping)
-        result[key] = {**known, **value} if both else value  # type: ignore[dict-item]  # both are
-    return result
-
-
-def toml(table: Table) -> str:
-    """A table as a TOML document: plain values first, then one section per table."""
-    plain = [f"{key} = {_value(v)}" for key, v in table.items() if not isinstance(v, Mapping)]
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            plain += [f"[{key}]", *(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items())]
-    return "\n".join([*plain, ""])
-
-
-def _value(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    return json.dumps(value)  # strings, numbers and booleans of JSON are TOML
-
-
-def _die_with_parent(nice: int) -> None:
-    os.nice(nice)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +23,9 @@ from autoscaler.domain.node import Endpoint
 from autoscaler.errors import BalancerUnavailable
 from autoscaler.gateway.run import Gateway
 from autoscaler.gateway.settings import GatewaySettings
+from tests.world.files import free_port
+from tests.world.haproxy import MASTER, SHIPPED, SOCKET, shipped
 
-SHIPPED = Path(__file__).parents[2] / "deploy" / "haproxy"
 DEADLINE_S = 10.0
 
 
@@ -185,14 +185,6 @@ class Balancing:
             await self.is_up(endpoint)
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @dataclass
 class HaproxyProcess:
     """A real HAProxy with the configuration that we ship, on free ports and without root."""
@@ -210,28 +202,20 @@ class HaproxyProcess:
 
     @property
     def socket_path(self) -> Path:
-        return self.folder / "haproxy.sock"
+        return self.folder / SOCKET
 
     @property
     def master_path(self) -> Path:
-        return self.folder / "master.sock"
+        return self.folder / MASTER
 
     def config(self) -> str:
-        text = (SHIPPED / "haproxy.cfg").read_text()
-        for there, here in (
-            *self.edits,
-            ("/run/haproxy/autoscaler.sock mode 660 group haproxy", f"{self.socket_path}"),
-            ("    user haproxy\n    group haproxy\n    log /dev/log local0\n", ""),
-            ("    log global\n", ""),
-            ("    option httplog\n", ""),
-            ("/etc/haproxy/models.map", str(SHIPPED / "models.map")),
-            ("bind :8080", f"bind 127.0.0.1:{self.port}"),
-            ("bind 127.0.0.1:8404", f"bind 127.0.0.1:{self.metrics_port}"),
-            ("127.0.0.1:8000", self.activator_url.removeprefix("http://")),
-        ):
-            assert there in text, f"deploy/haproxy/haproxy.cfg has no {there!r}"
-            text = text.replace(there, here)
-        return text
+        return shipped(
+            self.folder,
+            front=self.port,
+            metrics=self.metrics_port,
+            activator=self.activator_url.removeprefix("http://"),
+            edits=(*self.edits, ("/etc/haproxy/models.map", str(SHIPPED / "models.map"))),
+        )
 
     async def start(self) -> None:
         config = self.folder / "haproxy.cfg"

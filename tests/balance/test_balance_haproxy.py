@@ -19,7 +19,6 @@ from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import Endpoint
 from autoscaler.errors import BalancerUnavailable
 from tests.balance.parts import (
-    SHIPPED,
     Balancing,
     HaproxyProcess,
     NewServer,
@@ -28,6 +27,7 @@ from tests.balance.parts import (
     endpoint_of,
     haproxy_binary,
 )
+from tests.world.haproxy import SHIPPED
 
 BACKEND = "qwen-qwen3-8b"
 MODEL = ModelName("Qwen/Qwen3-8B")

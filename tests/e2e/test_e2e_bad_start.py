@@ -9,7 +9,8 @@ import socket
 import pytest
 
 from tests.e2e.conftest import Build
-from tests.e2e.world import World, toml
+from tests.e2e.world import World
+from tests.world.files import toml
 
 pytestmark = pytest.mark.e2e
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from autoscaler.traces.reader import read_trace
-from tests.e2e.world import CLOSED, die_with_parent, processes_below
+from tests.e2e.world import CLOSED
+from tests.world.processes import die_with_parent, processes_below
 
 pytestmark = pytest.mark.e2e
 

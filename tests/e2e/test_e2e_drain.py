@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from tests.e2e.conftest import Build
-from tests.e2e.world import MODEL, Answer, World, seconds
+from tests.e2e.world import MODEL, World, seconds
+from tests.world.client import Answer
 
 pytestmark = pytest.mark.e2e
 

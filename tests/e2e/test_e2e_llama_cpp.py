@@ -12,8 +12,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.world import CLOSED, World, die_with_parent, processes_below
+from tests.e2e.world import CLOSED, World
 from tests.observe.parts import need_llama_cpp
+from tests.world.processes import die_with_parent, processes_below
 
 pytestmark = pytest.mark.e2e
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.world import World, free_port
+from tests.e2e.world import World
 from tests.observe.parts import answers, binary, process, until
+from tests.world.files import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from tests.e2e.world import CANARY_TOKEN, World, command_lines
+from tests.e2e.world import CANARY_TOKEN, World
+from tests.world.processes import command_lines
 
 pytestmark = pytest.mark.e2e
 

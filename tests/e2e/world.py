@@ -7,16 +7,12 @@ own books, and what a client reads from the gateway.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
-import os
-import signal
-import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,15 +20,17 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.world import client
+from tests.world.client import Answer
+from tests.world.files import Json, Table, free_port, merged, toml
+from tests.world.policies import CHEAP, SHORT_WINDOWS
+from tests.world.processes import Processes, die_with_parent
+
 DEADLINE_S = 30.0
 MODEL = "test/chat"
 CANARY_TOKEN = "hf_canaryTokenThatMayNeverBeSeen"
 CLOSED = ("gone", "lost", "cancelled")
-_PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
-
-Json = dict[str, Any]  # JSON as a process under test serves it
-Table = Mapping[str, Any]  # a table of a TOML file
 
 TIMINGS: Table = {
     "reconcile": "500ms",
@@ -52,99 +50,20 @@ TIMINGS: Table = {
 }
 
 POLICY: Table = {
-    "schema": 1,
+    **CHEAP,
+    **SHORT_WINDOWS,
     "model": MODEL,
     "aliases": ["chat"],
-    "engine": "vllm",
     "nodes": {"min": 0, "max": 4},
-    "facts": {"params_b": 8.03, "layers": 32, "hidden": 4096, "kv_heads": 8, "head_dim": 128},
-    "typical": {"prompt_tokens": 200, "output_tokens": 50},
-    "server": {"max_model_len": 8192},
-    "hardware": {"types": ["*.1x"]},
-    "spread": {"survive_node": 0},
-    "scaling": {
-        "demand_window": "3s",
-        "work_window": "30s",
-        "peak_memory": "3s",
-        "drain_backlog_within": "8s",
-        "panic_after": "2s",
-        "panic_hold": "3s",
-        "stabilization": "2s",
-        "zero_after": "2s",
-        "boot_prior": "5s",
-    },
-    "signals": {"window": "3s", "quantile_window": "20s", "min_observations": 10},
     "retries": {"offer_backoff": "20s", "offer_backoff_max": "60s"},
     "deadlines": {"creating": "20s", "booting": "20s", "verifying": "30s"},
     "hold": {"time": "30s"},
 }
 
 
-def merged(base: Table, edits: Table) -> Json:
-    """A table with some keys replaced, deeply; None takes a key away."""
-    result: Json = dict(base)
-    for key, value in edits.items():
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-            result[key] = merged(result[key], value)
-        else:
-            result[key] = value
-    return result
-
-
-def toml(table: Table) -> str:
-    """A table as a TOML document: plain values first, then one section per table."""
-    plain = [f"{key} = {_value(v)}" for key, v in table.items() if not isinstance(v, Mapping)]
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            plain += [f"[{key}]", *(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items())]
-    return "\n".join([*plain, ""])
-
-
-def _value(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    return json.dumps(value)  # strings, numbers and booleans of JSON are TOML
-
-
 def seconds(text: str) -> float:
     """A time as the daemon tells it, in Unix seconds."""
     return datetime.fromisoformat(text).timestamp()
-
-
-def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@dataclass(slots=True)
-class Answer:
-    """What a client got.
-
-    Attributes:
-        pieces: the text of each event, as it came.
-        whole: the answer ended as it should.
-    """
-
-    status: int = 0
-    headers: Mapping[str, str] = field(default_factory=dict)
-    text: str = ""
-    pieces: list[str] = field(default_factory=list)
-    whole: bool = False
-    error: str = ""
-    finish: str | None = None
-    tokens: int | None = None
-    ended_at: float = 0.0
-
-    @property
-    def node(self) -> str:
-        return self.headers.get("x-autoscaler-endpoint", "").partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +93,11 @@ class World:
         self.gateway_port = free_port()
         self.serve_port = free_port()
         self.config_edits: Table = {}
-        self._running: dict[str, asyncio.subprocess.Process] = {}
-        self._copying: list[asyncio.Task[None]] = []
+        self.processes = Processes(directory)
+        self.spawn, self.end = self.processes.spawn, self.processes.end
+        self.signal, self.pid = self.processes.signal, self.processes.pid
+        self.exit_code = self.processes.exit_code
+        self.logs, self.log_of = self.processes.logs, self.processes.log_of
 
     @property
     def gateway(self) -> str:
@@ -224,73 +146,14 @@ class World:
 
         await self.until(is_ready, "the daemon is ready")
 
-    async def spawn(self, name: str, *arguments: str, prefix: Sequence[str] = ()) -> None:
-        """Start a process of ours under a name; what it says is appended to `<name>.log`."""
-        process = await asyncio.create_subprocess_exec(
-            *prefix,
-            sys.executable,
-            "-m",
-            "autoscaler",
-            *arguments,
-            cwd=self.directory,
-            # through a pipe, as under systemd: a full disk does not stop its log
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-        self._running[name] = process
-        self._copying.append(asyncio.create_task(self._copy_log(name, process)))
-
-    async def _copy_log(self, name: str, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        with (self.directory / f"{name}.log").open("ab", buffering=0) as log:
-            while piece := await process.stdout.read(65536):
-                log.write(piece)
-
-    async def end(self, name: str, signum: int = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end; its exit status."""
-        process = self._running.pop(name)
-        if process.returncode is None:
-            process.send_signal(signum)
-        try:
-            async with asyncio.timeout(20):
-                return await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            pytest.fail(f"{name} did not end within 20 s of signal {signum}\n{self.logs()}")
-
-    def signal(self, name: str, signum: int) -> None:
-        self._running[name].send_signal(signum)
-
-    def pid(self, name: str) -> int:
-        return self._running[name].pid
-
-    async def exit_code(self, name: str) -> int:
-        """Wait for a process that ends by itself."""
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                return await self._running.pop(name).wait()
-        except TimeoutError:
-            pytest.fail(f"{name} did not end\n{self.logs()}")
-
     async def stop(self) -> None:
-        for name in ("daemon", "gateway", "emulator"):
-            if name in self._running:
-                await self.end(name)
-        for name in tuple(self._running):
-            await self.end(name, signal.SIGKILL)
-        for task in self._copying:
-            task.cancel()
-        await asyncio.gather(*self._copying, return_exceptions=True)
+        await self.processes.stop("daemon", "gateway", "emulator")
 
     async def _is_up(self, name: str, is_up: Callable[[], bool]) -> None:
-        process = self._running[name]
-
         async def up() -> bool:
-            if process.returncode is not None:
-                pytest.fail(f"{name} ended with {process.returncode}\n{self.logs()}")
+            code = self.processes.has_ended(name)
+            if code is not None:
+                pytest.fail(f"{name} ended with {code}\n{self.logs()}")
             return is_up()
 
         await self.until(up, f"{name} is up")
@@ -333,16 +196,6 @@ class World:
         part.write_text(toml(merged(POLICY, edits)))
         part.replace(path)
         return path
-
-    def logs(self) -> str:
-        """The end of every log, for a failure's text."""
-        return "\n".join(
-            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
-            for path in sorted(self.directory.glob("*.log"))
-        )
-
-    def log_of(self, name: str) -> str:
-        return (self.directory / f"{name}.log").read_text(errors="replace")
 
     # the cloud
 
@@ -488,30 +341,9 @@ class World:
             base: another address than the gateway's.
             seen: filled while the answer comes, for a test that looks at it on the way.
         """
-        answer = seen or Answer()
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": "all " * 50}],
-            "max_tokens": tokens,
-            "ignore_eos": True,
-            "stream": stream,
-        }
-        if stream:
-            body["stream_options"] = {"include_usage": True}
-        try:
-            async with self.session.post(
-                f"{base or self.gateway}/v1/chat/completions", json=body
-            ) as response:
-                answer.status, answer.headers = response.status, response.headers
-                if stream and response.status == 200:
-                    await _read_stream(response, answer)
-                else:
-                    answer.text = await response.text()
-                    answer.whole = response.status == 200
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            answer.error = f"{type(exc).__name__}: {exc}"
-        answer.ended_at = time.time()
-        return answer
+        return await client.ask(
+            self.session, base or self.gateway, model, tokens=tokens, stream=stream, seen=seen
+        )
 
     async def streams(
         self, count: int, *, tokens: int, base: str = "", model: str = MODEL
@@ -553,53 +385,6 @@ class World:
         except (aiohttp.ClientError, OSError) as exc:
             return f"no events: {exc}"
         return "\n".join(f"{e['at'][11:23]} {e['node']} {e['kind']}: {e['cause']}" for e in events)
-
-
-async def _read_stream(response: aiohttp.ClientResponse, answer: Answer) -> None:
-    """Read server-sent events; only `[DONE]` after a finish reason is a whole answer."""
-    async for line in response.content:
-        data = line.removeprefix(b"data:").strip()
-        if not line.startswith(b"data:"):
-            continue
-        if data == b"[DONE]":
-            answer.whole = answer.finish is not None
-            return
-        chunk = json.loads(data)
-        for choice in chunk.get("choices", ()):
-            answer.pieces.append((choice.get("delta") or {}).get("content") or "")
-            answer.finish = choice.get("finish_reason") or answer.finish
-        answer.tokens = (chunk.get("usage") or {}).get("completion_tokens", answer.tokens)
-
-
-def die_with_parent() -> None:
-    """Let the kernel end this process when the tests' own one ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def command_lines() -> dict[int, str]:
-    """The command line of every process but this one, by its id."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                raw = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue  # it has just ended
-            found[int(entry.name)] = raw.replace(b"\0", b" ").decode(errors="replace")
-    return found
-
-
-def processes_below(directory: Path) -> list[str]:
-    """Processes that work in a directory or name it: what a run has left behind."""
-    found = []
-    for pid, line in command_lines().items():
-        try:
-            where = Path(os.readlink(f"/proc/{pid}/cwd"))
-        except OSError:
-            continue
-        if str(directory) in line or where.is_relative_to(directory):
-            found.append(f"{pid} {line}")
-    return found
 
 
 @asynccontextmanager
