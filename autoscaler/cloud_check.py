@@ -27,6 +27,7 @@ class CloudCheck:
 
     Attributes:
         why_no_emulator: says why the endpoint is not the emulator, None when it is; raises while nobody answers.
+        done: told once both are known: nothing was swept until then.
         known: set once it is clear which rules hold: those of a real cloud, or an emulator's.
     """
 
@@ -37,6 +38,7 @@ class CloudCheck:
     store: Store
     clock: Clock
     health: Health
+    done: Callable[[], None]
     known: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -48,6 +50,7 @@ class CloudCheck:
         await self._check_endpoint()
         self.known.set()
         await self._check_project()
+        self.done()
 
     async def _check_endpoint(self) -> None:
         """See that what on loopback is taken for an emulator is one: a tunnel to the real API is none."""

@@ -11,7 +11,6 @@ import secrets
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import aiohttp
 import structlog
@@ -24,6 +23,7 @@ from autoscaler.cloud.mkinf.emulated import why_no_emulator
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.cloud_check import CloudCheck
 from autoscaler.config import Config
+from autoscaler.directories import private_directory
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import Node
 from autoscaler.domain.offer import Offer
@@ -95,8 +95,8 @@ class Daemon:
             ConfigError: config or policies are wrong. StoreUnavailable: the store cannot be used.
         """
         self.book.load()
-        _private_directory(self.config.state_dir)
-        _private_directory(self.config.runtime_dir)
+        private_directory(self.config.state_dir)
+        private_directory(self.config.runtime_dir)
         key = client_key(self.config.ssh_key_file, self.config.ssh.key_type)
         store = SqliteStore.open(self.config.store_file, self.config.timings.lease_time)
         try:
@@ -135,6 +135,7 @@ class Daemon:
             store=store,
             clock=clock,
             health=self.health,
+            done=lambda: self.wakes.now("sweep"),
         )
         self.inventory = InventoryFeed(cloud, clock)
         self.market = MarketFeed(cloud, store, clock)
@@ -276,24 +277,22 @@ class Daemon:
                 await self._take_leases()
                 await self._pins.load()
                 await self.uptake.take_up()
-                running = [tasks.create_task(server.run(), name="serve")]
-                running += [
+                tasks.create_task(server.run(), name="serve")
+                for name, part in (
+                    ("leases", self._keep_leases),
+                    ("market", self._read_market),
+                    ("cloud", self.check.run),
+                    ("sweep", lambda: self.sweeping.run(self.runner, tasks)),
+                    ("policies", self.uptake.reload),
+                    (
+                        "policy-files",
+                        lambda: self.uptake.watch_files(self.config.policies, self._stopping),
+                    ),
+                    ("nodes", self._move_nodes),
+                    ("demand", self._watch_demand),
+                    ("balancers", self._watch_balancers),
+                ):
                     tasks.create_task(self._supervised(name, part), name=name)
-                    for name, part in (
-                        ("leases", self._keep_leases),
-                        ("market", self._read_market),
-                        ("cloud", self._check_cloud),
-                        ("sweep", lambda: self.sweeping.run(self.runner, tasks)),
-                        ("policies", self.uptake.reload),
-                        (
-                            "policy-files",
-                            lambda: self.uptake.watch_files(self.config.policies, self._stopping),
-                        ),
-                        ("nodes", self._move_nodes),
-                        ("demand", self._watch_demand),
-                        ("balancers", self._watch_balancers),
-                    )
-                ]
                 for model in self.book.policies:
                     self._start_model(model)
                 await server.listening.wait()
@@ -301,7 +300,6 @@ class Daemon:
                 log.info("daemon_started", models=sorted(self.book.policies), pid=os.getpid())
                 await self._stopping.wait()
                 self.notifier.send("STOPPING=1")
-                del running
                 raise _Stop
         except* _Stop:
             log.info("daemon_stopped", nodes="left serving")
@@ -321,10 +319,6 @@ class Daemon:
                 await self.clock.sleep(_PAUSE_S)
 
     # start
-
-    async def _check_cloud(self) -> None:
-        await self.check.run()
-        self.wakes.now("sweep")
 
     async def _take_leases(self) -> None:
         models = {*self.book.policies, ORPHANS_MODEL}
@@ -402,13 +396,3 @@ class Daemon:
 
 class _Stop(Exception):
     """Ends the task group in order."""
-
-
-def _private_directory(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as exc:
-        raise ConfigError(
-            f"{path}: cannot make this directory ({exc.strerror}): name another one as state_dir or "
-            "runtime_dir in config.toml, or run as the service's user"
-        ) from exc

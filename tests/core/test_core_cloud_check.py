@@ -77,6 +77,7 @@ def a_check(
         store=store,
         clock=clock,
         health=Health(),
+        done=lambda: None,
     )
 
 
