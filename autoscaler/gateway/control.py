@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from autoscaler.gateway import report, schema
 from autoscaler.gateway.endpoint import Endpoint
 from autoscaler.gateway.exposition import render
+from autoscaler.gateway.front_page import FrontPage
 from autoscaler.gateway.outlook import Outlook
 from autoscaler.gateway.pool import Pool
 from autoscaler.gateway.pools import Pools
@@ -43,6 +44,7 @@ class Control:
 
     pools: Pools
     state_file: StateFile
+    front: FrontPage | None = None
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[_errors], client_max_size=_MAX_BODY_BYTES)
@@ -70,7 +72,7 @@ class Control:
     # reading
 
     async def metrics(self, _request: web.Request) -> web.Response:
-        body, content_type = render(self.pools)
+        body, content_type = render(self.pools, self.front)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def state(self, _request: web.Request) -> web.Response:

@@ -14,6 +14,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from autoscaler.gateway.figures import EDGES_S, Histogram
+from autoscaler.gateway.front_page import FrontPage
 from autoscaler.gateway.pool import Pool
 from autoscaler.gateway.pools import Pools
 
@@ -24,10 +25,11 @@ _SHOWN_S = frozenset(
 )
 
 
-def render(pools: Pools) -> tuple[bytes, str]:
+def render(pools: Pools, front: FrontPage | None = None) -> tuple[bytes, str]:
     """Write the page; return it with its content type."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Page(pools))
+    registry.register(front or FrontPage())
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 

@@ -24,6 +24,7 @@ from autoscaler.gateway.door import Door
 from autoscaler.gateway.exposure import check_exposure, is_loopback
 from autoscaler.gateway.forward import Forwarder
 from autoscaler.gateway.front import Front
+from autoscaler.gateway.front_page import FrontPage
 from autoscaler.gateway.listen import BACKLOG, bind_control, bind_tcp, inherited, unlink_control
 from autoscaler.gateway.notify import Notifier
 from autoscaler.gateway.pools import Pools
@@ -106,7 +107,7 @@ class Gateway:
             )
             self.clients = clients
             stack.push_async_callback(clients.shutdown)
-            control = Control(pools, state_file)
+            control = Control(pools, state_file, FrontPage(door, clients, bodies))
             client_sockets, control_sockets = self._bind(stack)
             await stack.enter_async_context(_served(control.app(), control_sockets))
             if self.settings.metrics is not None:
