@@ -27,10 +27,10 @@ def check_exposure(settings: GatewaySettings, addresses: Sequence[tuple[str, int
     if not public or not missing or settings.behind_proxy:
         return
     raise ConfigError(
-        f"{', '.join(public)} can be reached from other hosts, and there are no "
-        f"{' and no '.join(missing)}: anybody could use the models, or read along. Set them; or listen "
-        "on 127.0.0.1; or, where a proxy that has both stands before it and nobody else reaches this "
-        "address, say so by [front] behind_proxy = true, or --behind-proxy"
+        f"{', '.join(public)} can be reached from other hosts, without {' and without '.join(missing)}: "
+        "anybody could use the models, or read along. Set what is missing; or listen on 127.0.0.1; or, "
+        "where a proxy that has both stands before it and nobody else reaches this address, say so by "
+        "[front] behind_proxy = true, or --behind-proxy"
     )
 
 

@@ -15,7 +15,7 @@ from autoscaler.gateway.errors import RequestError, error_response
 from autoscaler.gateway.forward import Call, Forwarder
 from autoscaler.gateway.pool import Pool
 from autoscaler.gateway.pools import Pools
-from autoscaler.gateway.prompt import allowed_output, least_tokens
+from autoscaler.gateway.prompt import allowed_output, surely_too_long
 
 # Engines serve their administration on the same port: clients have no business there.
 _ADMINISTRATION = frozenset(
@@ -150,14 +150,15 @@ def _check_length(fields: dict[str, object], size: int, pool: Pool) -> None:
     limit = pool.settings.max_model_len
     if limit is None:
         return
-    least = least_tokens(fields, size, limit)
-    if least is not None:
+    found = surely_too_long(fields, size, limit)
+    if found is not None:
+        field, least = found
         raise RequestError(
             400,
             "context_length_exceeded",
             f"This model's maximum context length is {limit} tokens, and the prompt has at least "
             f"{least}. Shorten it.",
-            param=next((name for name in ("messages", "prompt", "input") if name in fields), None),
+            param=field,
         )
 
 

@@ -22,8 +22,8 @@ def allowed_output(fields: Fields) -> int:
     return 0
 
 
-def least_tokens(fields: Fields, size: int, limit: int) -> int | None:
-    """Say how many tokens the prompt has at least, where that is above `limit`; else None.
+def surely_too_long(fields: Fields, size: int, limit: int) -> tuple[str, int] | None:
+    """Find a prompt of more than `limit` tokens: its field, and how many tokens it has at least; else None.
 
     Token ids are counted; of text, as much as the longest tokens could hold. Lists of prompts count one by one.
 
@@ -32,11 +32,11 @@ def least_tokens(fields: Fields, size: int, limit: int) -> int | None:
     """
     if size < limit * _LEAST_BYTES or fields.get("truncate_prompt_tokens"):
         return None
-    least = max(
-        (_least(value) for name in ("messages", "prompt", "input") if (value := fields.get(name))),
-        default=0,
-    )
-    return least if least > limit else None
+    for name in ("messages", "prompt", "input"):
+        least = _least(fields.get(name))
+        if least > limit:
+            return name, least
+    return None
 
 
 def _least(value: object) -> int:

@@ -61,6 +61,7 @@ class Gateway:
         addresses: where clients reach it, once `started` is set.
         metrics_address: where Prometheus reaches it, if asked for.
         door: keys and certificate, as they are in force.
+        bodies: what clients have sent of requests under way.
         clients: their connections.
     """
 
@@ -69,11 +70,13 @@ class Gateway:
     addresses: list[tuple[str, int]] = field(default_factory=list)
     metrics_address: tuple[str, int] | None = None
     door: Door = field(init=False)
+    bodies: Bodies = field(init=False)
     clients: ClientServer | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.door = Door(self.settings)
+        self.bodies = Bodies(self.settings)
 
     def stop(self) -> None:
         """Begin to end: what runs may finish. Asked a second time, cut it."""
@@ -97,8 +100,7 @@ class Gateway:
             stack.callback(upstreams.close)
             door = self.door
             door.open()
-            bodies = Bodies(self.settings)
-            front = Front(pools, Forwarder(self.settings, upstreams), door.admission, bodies)
+            front = Front(pools, Forwarder(self.settings, upstreams), door.admission, self.bodies)
             clients = ClientServer(
                 web.Server(front.handle, handler_cancellation=True),
                 self.settings,
@@ -107,7 +109,7 @@ class Gateway:
             )
             self.clients = clients
             stack.push_async_callback(clients.shutdown)
-            control = Control(pools, state_file, FrontPage(door, clients, bodies))
+            control = Control(pools, state_file, FrontPage(door, clients, self.bodies))
             client_sockets, control_sockets = self._bind(stack)
             await stack.enter_async_context(_served(control.app(), control_sockets))
             if self.settings.metrics is not None:

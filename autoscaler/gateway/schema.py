@@ -89,6 +89,7 @@ class PoolBody(_Body):
     read_timeout_s: float = Field(default=_DEFAULT.read_timeout_s, gt=0, le=86_400)
     sse_comment_s: float = Field(default=_DEFAULT.sse_comment_s, ge=0, le=3600)
     affinity: AffinityBody | None = None
+    max_model_len: int | None = Field(default=None, ge=1, le=1_000_000_000)
 
     @classmethod
     def of(cls, settings: PoolSettings) -> PoolBody:
@@ -104,6 +105,7 @@ class PoolBody(_Body):
             affinity=(
                 AffinityBody(**asdict(settings.affinity)) if settings.affinity is not None else None
             ),
+            max_model_len=settings.max_model_len,
         )
 
     def value(self) -> PoolSettings:
@@ -117,6 +119,7 @@ class PoolBody(_Body):
             read_timeout_s=self.read_timeout_s,
             sse_comment_s=self.sse_comment_s,
             affinity=self.affinity.value() if self.affinity is not None else None,
+            max_model_len=self.max_model_len,
         )
 
 

@@ -1,0 +1,257 @@
+"""Clients that are hostile or broken: each is answered with what to do, and none costs the others anything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+from aiohttp import web
+
+from tests.gateway.front_parts import eventually, write_keys
+
+MODEL = "org/chat-8b"
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "$(reboot); `id` && rm -rf / | sh #",
+    "../../etc/passwd\x00",
+    'a"}, {"evil": "\r\nX-Injected: 1',
+    "\u202e\ud7ff" + "x" * 100_000,
+)
+
+
+async def open_to(gateway: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = gateway.gateway.addresses[0]
+    return await asyncio.open_connection(host, port)
+
+
+def post(body: bytes, length: int | None = None) -> bytes:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {length or len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_model_name_comes_back_inert_and_stays_out_of_the_log(
+    gateway: Any, engine: Any, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await gateway.add("a", engine.url)
+    capsys.readouterr()
+
+    async with gateway.client.post(f"{gateway.url}/v1/completions", json={"model": name}) as got:
+        text = await got.text()
+
+    assert got.status == 404
+    assert got.content_type == "application/json"
+    assert got.headers["X-Content-Type-Options"] == "nosniff"
+    assert "X-Injected" not in got.headers
+    error = json.loads(text)["error"]
+    assert error["code"] == "model_not_found"
+    assert name[:200] in error["message"]
+    assert "GET /v1/models" in error["message"]
+    assert len(text) < 2000
+    assert name[:20] not in capsys.readouterr().out
+    assert engine.bodies == []
+
+
+async def test_the_sdk_is_told_413_for_100_mb_of_which_nothing_is_kept(
+    gateway: Any, engine: Any
+) -> None:
+    await gateway.add("a", engine.url)
+    base = f"{gateway.url}/v1"
+    messages: Any = [{"role": "user", "content": "x" * 100_000_000}]
+    async with openai.AsyncOpenAI(base_url=base, api_key="k", max_retries=0) as client:
+        with pytest.raises(openai.APIStatusError) as refused:
+            await client.chat.completions.create(model=MODEL, messages=messages)
+
+    assert refused.value.status_code == 413
+    assert refused.value.code == "request_too_large"
+    assert "[front] max_body" in refused.value.message
+    assert engine.bodies == []
+    assert gateway.gateway.bodies.buffered_bytes == 0
+
+
+async def test_a_refused_body_is_never_in_memory(start: Any) -> None:
+    async with start(max_body_bytes=1000) as gateway:
+        reader, writer = await open_to(gateway)
+        writer.write(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        most = 0
+        for _ in range(200):
+            writer.write(b"10000\r\n" + bytes(65536) + b"\r\n")
+            await writer.drain()
+            most = max(most, gateway.gateway.bodies.buffered_bytes)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert most < 1_000_000
+
+
+async def test_bodies_are_bounded_together_and_the_next_one_is_told_to_wait(
+    start: Any, engine: Any
+) -> None:
+    engine.gate.clear()
+    async with start(max_buffered_bytes=3000) as gateway:
+        await gateway.pool()
+        await gateway.add("a", engine.url)
+        first = asyncio.create_task(gateway.chat(filler="x" * 2000))
+        await engine.started.acquire()
+
+        status, body, headers = await gateway.chat(filler="x" * 2000)
+        engine.gate.set()
+        await first
+        after, _, _ = await gateway.chat(filler="x" * 2000)
+
+    assert status == 503
+    assert json.loads(body)["error"]["code"] == "gateway_busy"
+    assert int(headers["retry-after"]) >= 1
+    assert after == 200
+    assert gateway.gateway.bodies.buffered_bytes == 0
+
+
+async def test_a_client_that_reads_a_byte_a_second_is_cut_and_the_others_are_served(
+    start: Any, engine: Any, serve_with: Any
+) -> None:
+    written, ended = 0, asyncio.Event()
+
+    async def flood(request: web.Request) -> web.StreamResponse:
+        nonlocal written
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b"data: " + b"x" * 8000 + b"\n\n")
+                written += 8008
+        finally:
+            ended.set()
+
+    async with start(write_timeout_s=1.0) as gateway, serve_with(flood) as url:
+        await gateway.pool()
+        await gateway.tell("pools/put", model="other")
+        await gateway.add("a", url)
+        await gateway.tell("endpoints/add", model="other", id="b", url=engine.url)
+        reader, writer = await asyncio.open_connection(*gateway.gateway.addresses[0], limit=1)
+        writer.write(post(json.dumps({"model": MODEL, "stream": True}).encode()))
+
+        served = 0
+        async with asyncio.timeout(30):
+            while not ended.is_set():
+                await reader.read(1)  # the stream reader's limit keeps the rest in the kernel
+                status, _, _ = await gateway.chat(model="other")
+                served += status == 200
+                await asyncio.sleep(0.05)
+        await gateway.until(lambda pool: pool["running"] == 0)
+        writer.close()
+
+    assert served >= 5
+    assert written < 50_000_000  # what the kernel's buffers take, and no memory of ours
+
+
+async def test_idle_connections_are_bounded_and_who_is_connected_is_served(
+    start: Any, engine: Any
+) -> None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    many = min(1000, (soft - 400) // 2)  # both ends are in this process
+    async with start(max_connections=many) as gateway:
+        await gateway.pool()
+        await gateway.add("a", engine.url)
+        status, _, _ = await gateway.chat()  # its connection is kept alive
+        idle = [await open_to(gateway) for _ in range(many - 1)]
+        clients = gateway.gateway.clients
+        await eventually(lambda: len(clients.connections) == many)
+
+        reader, writer = await open_to(gateway)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        refused = await reader.read()
+        again, _, _ = await gateway.chat()
+        for _, one in (*idle, (reader, writer)):
+            one.close()
+        await eventually(lambda: len(clients.connections) <= 1)
+        async with aiohttp.ClientSession() as late, late.get(f"{gateway.url}/health") as health:
+            assert health.status == 200
+
+    head, _, body = refused.partition(b"\r\n\r\n")
+    assert (status, again) == (200, 200)
+    assert head.startswith(b"HTTP/1.1 503")
+    assert b"Retry-After: 5" in head
+    assert json.loads(body)["error"]["code"] == "too_many_connections"
+
+
+async def test_connections_that_ask_for_nothing_make_room_in_time(start: Any) -> None:
+    async with start(max_connections=50, header_timeout_s=0.5) as gateway:
+        idle = [await open_to(gateway) for _ in range(50)]
+        await eventually(lambda: not gateway.gateway.clients.connections)
+        async with gateway.client.get(f"{gateway.url}/health") as response:
+            assert response.status == 200
+        for _, writer in idle:
+            writer.close()
+
+
+async def test_a_body_of_a_byte_at_a_time_is_told_so_and_nobody_waits_for_the_rest(
+    start: Any,
+) -> None:
+    async with start(body_timeout_s=0.3) as gateway:
+        reader, writer = await open_to(gateway)
+        writer.write(post(b"{", length=1000))
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"send it again" in answer
+
+
+async def test_a_stranger_cannot_make_the_gateway_hold_a_body(start: Any, tmp_path: Path) -> None:
+    write_keys(tmp_path / "keys.toml", ann={})
+    async with start(client_keys=tmp_path / "keys.toml") as gateway:
+        reader, writer = await open_to(gateway)
+        writer.write(post(b"x" * 100_000, length=10_000_000))
+        answer = await reader.readuntil(b"\r\n\r\n")
+        held = gateway.gateway.bodies.buffered_bytes
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert held == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_refused"),
+    [
+        ({"prompt": list(range(200))}, True),
+        ({"prompt": [list(range(50)), list(range(101))]}, True),
+        ({"prompt": list(range(100))}, False),
+        ({"input": ["x" * 25_000] * 2}, False),
+        ({"input": "x" * 26_000}, True),
+        ({"messages": [{"role": "user", "content": "x" * 13_000}] * 2}, True),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x" * 26_000}]}]},
+            True,
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "u": "x" * 99_000}]}]},
+            False,
+        ),
+        ({"input": "x" * 26_000, "truncate_prompt_tokens": 10}, False),
+        ({"input": [[[["x" * 26_000]]]]}, False),
+        ({"messages": {"content": "x" * 26_000}}, False),
+    ],
+)
+async def test_a_prompt_that_is_surely_too_long_is_refused_and_in_doubt_it_passes(
+    gateway: Any, engine: Any, fields: dict[str, Any], is_refused: bool
+) -> None:
+    await gateway.pool(max_model_len=100)
+    await gateway.add("a", engine.url)
+
+    status, body, _ = await gateway.chat(**{"messages": []} | fields)
+
+    assert status == (400 if is_refused else 200)
+    if is_refused:
+        error = json.loads(body)["error"]
+        assert error["code"] == "context_length_exceeded"
+        assert error["param"] in fields
+        assert "100 tokens" in error["message"]
