@@ -255,7 +255,9 @@ class Daemon:
     def _feed(self, model: ModelName) -> Feed:
         if model not in self._feeds:
             policy = self.book.policies[model]
-            self._feeds[model] = build_feed(policy, self.config, self._session)
+            self._feeds[model] = build_feed(
+                policy, self.config, self._session, lambda: self.balancers.overlooked(model)
+            )
         return self._feeds[model]
 
     async def _drop_feed(self, model: ModelName) -> None:
@@ -370,7 +372,7 @@ class Daemon:
                     self.wakes.now(f"model {model}")
 
     async def _watch_balancers(self) -> None:
-        """Tell balancers that come back, and at the start all of them, what serves."""
+        """Tell a balancer that comes back, and at the start each of them, how things stand: until then none counts."""
         while True:
             try:
                 models = {node.model for node in await self.store.nodes()} - {ORPHANS_MODEL}

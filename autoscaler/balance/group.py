@@ -115,14 +115,18 @@ class BalancerGroup:
                 raise BalancerUnavailable(member.trouble or f"{member.balancer.name}: no answer")
         return Heard(tuple(a for a in answers if a is not None), ignored)
 
+    def overlooked(self, model: ModelName) -> frozenset[str]:
+        """Name those whose silence holds up no launch any more."""
+        return overlooked(self._presences(model), self._patience.grace, self._boot_s())
+
     def why_no_release(self, model: ModelName) -> str | None:
         """Say why no registered node of a model may be drained or deleted now, None when one may."""
         return why_no_release(self._presences(model), self._patience.absent_after, self._boot_s())
 
     def waited_for(self, model: ModelName) -> str | None:
         """Name the balancers whose silence holds up a launch; None when all answer."""
-        silent = {n: p for n, p in self._presences(model).items() if not p.answers}
-        names = sorted(silent.keys() - overlooked(silent, self._patience.grace, self._boot_s()))
+        silent = {n for n, p in self._presences(model).items() if not p.answers}
+        names = sorted(silent - self.overlooked(model))
         return ", ".join(names) or None
 
     # telling

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -38,7 +40,15 @@ DIALECTS: dict[Engine, Dialect] = {
 }
 
 
-def build_feed(policy: Policy, config: Config, session: aiohttp.ClientSession) -> SignalFeed:
+Overlooked = Callable[[], Collection[str]]  # names of balancers that are not waited for now
+
+
+def build_feed(
+    policy: Policy,
+    config: Config,
+    session: aiohttp.ClientSession,
+    overlooked: Overlooked = frozenset,
+) -> SignalFeed:
     """Build the feed of one model. Opens nothing yet.
 
     Args:
@@ -49,7 +59,7 @@ def build_feed(policy: Policy, config: Config, session: aiohttp.ClientSession) -
     """
     feeders: list[Feeder] = []
     for settings in _sources(policy, config):
-        for source, role in _build(settings, policy, config, session):
+        for source, role, balancer in _build(settings, policy, config, session):
             if any(source.name == other.source.name for other in feeders):
                 raise ConfigError(
                     f"signals.sources: two are called {source.name!r}: give each a name of its own"
@@ -60,9 +70,14 @@ def build_feed(policy: Policy, config: Config, session: aiohttp.ClientSession) -
                     role,
                     settings.timeout.total_seconds(),
                     settings.max_age or config.timings.signal_max_age,
+                    partial(_is_among, balancer, overlooked),
                 )
             )
     return SignalFeed(feeders, _feed_settings(policy, config))
+
+
+def _is_among(balancer: str | None, overlooked: Overlooked) -> bool:
+    return balancer in overlooked()
 
 
 def _sources(policy: Policy, config: Config) -> tuple[SourceSettings, ...]:
@@ -79,7 +94,8 @@ def _sources(policy: Policy, config: Config) -> tuple[SourceSettings, ...]:
 
 def _build(
     settings: SourceSettings, policy: Policy, config: Config, session: aiohttp.ClientSession
-) -> list[tuple[Source, Role]]:
+) -> list[tuple[Source, Role, str | None]]:
+    """A source's parts, each with its role and the balancer of the config that it looks at."""
     name = settings.name or settings.kind
     match settings.kind:
         case "gateway":
@@ -92,7 +108,7 @@ def _build(
                 window_s=policy.signals.window.total_seconds(),
                 interval_s=config.timings.reconcile.total_seconds(),
             )
-            return [(gateway, Role.FRONT)]
+            return [(gateway, Role.FRONT, None)]
         case "engine" | "page":
             page = PageSource(
                 name,
@@ -101,11 +117,11 @@ def _build(
                 session,
                 _page_settings(settings, policy, config),
             )
-            return [(page, Role.INSIDE)]
+            return [(page, Role.INSIDE, None)]
         case "haproxy":
             return [
-                (source, Role.FRONT)
-                for source in _haproxies(name, settings, policy, config, session)
+                (source, Role.FRONT, balancer)
+                for source, balancer in _haproxies(name, settings, policy, config, session)
             ]
         case "prometheus":
             if settings.url is None:
@@ -120,7 +136,7 @@ def _build(
                 window=policy.signals.window,
                 quantile_window=policy.signals.quantile_window,
             )
-            return [(prometheus, Role.WHOLE)]
+            return [(prometheus, Role.WHOLE, None)]
 
 
 def _haproxies(
@@ -129,21 +145,22 @@ def _haproxies(
     policy: Policy,
     config: Config,
     session: aiohttp.ClientSession,
-) -> list[HaproxySource]:
+) -> list[tuple[HaproxySource, str | None]]:
     """One source for the socket or page that the policy names, else one for each HAProxy of the config."""
     backend = settings.backend or slug(policy.model)
     timeout_s = settings.timeout.total_seconds()
-    looks: list[tuple[str, Look]]
+    looks: list[tuple[str, Look, str | None]]
     if settings.socket is not None:
-        looks = [(name, by_socket(Path(settings.socket), backend))]
+        looks = [(name, by_socket(Path(settings.socket), backend), None)]
     elif settings.url is not None:
         url = settings.url.rstrip("/") + (settings.path or "/metrics")
-        looks = [(name, by_page(session, url, backend, timeout_s))]
+        looks = [(name, by_page(session, url, backend, timeout_s), None)]
     else:
         looks = [
             (
                 name if len(config.haproxy) == 1 else f"{name}-{haproxy.name}",
                 by_socket(haproxy.socket, haproxy.backends.get(policy.model, backend)),
+                haproxy.name,
             )
             for haproxy in config.haproxy
         ]
@@ -153,14 +170,17 @@ def _haproxies(
             "[[haproxy]] in the config"
         )
     return [
-        HaproxySource(
-            place,
-            look,
-            timeout_s=timeout_s,
-            window_s=policy.signals.window.total_seconds(),
-            interval_s=config.timings.reconcile.total_seconds(),
+        (
+            HaproxySource(
+                place,
+                look,
+                timeout_s=timeout_s,
+                window_s=policy.signals.window.total_seconds(),
+                interval_s=config.timings.reconcile.total_seconds(),
+            ),
+            balancer,
         )
-        for place, look in looks
+        for place, look, balancer in looks
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -31,12 +31,14 @@ class Feeder:
     Attributes:
         timeout_s: after which its figures are gaps.
         max_age: a figure older than this is a gap.
+        is_overlooked: whether its balancer is not waited for now.
     """
 
     source: Source
     role: Role
     timeout_s: float
     max_age: timedelta
+    is_overlooked: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class SignalFeed:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._ask(f, target, now)) for f in self.feeders]
         return [
-            Answer(task.result(), feeder.role, feeder.max_age)
+            Answer(task.result(), feeder.role, feeder.max_age, feeder.is_overlooked())
             for task, feeder in zip(tasks, self.feeders, strict=True)
         ]
 

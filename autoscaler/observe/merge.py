@@ -14,9 +14,9 @@ So that nothing is counted twice and nothing forgotten:
 
 Without an answer from inside, what waits there stays in `running`: the sum is still right, and demand stands. At zero
 nodes there is no inside; the fronts alone are the truth. Without a front that the policy names, what waits is
-*unknown*, whatever the engines say, and the decision holds. Arrivals are the fronts'; the engines' own count is the
-last resort, since a full engine shows its capacity and not the demand. Else each figure comes from the first source in
-the policy's order that gives it fresh and in range.
+*unknown*, whatever the engines say, and the decision holds, until its balancer is overlooked. Arrivals are the fronts';
+the engines' own count is the last resort, since a full engine shows its capacity and not the demand. Else each figure
+comes from the first source in the policy's order that gives it fresh and in range.
 """
 
 from __future__ import annotations
@@ -48,11 +48,14 @@ class Answer:
 
     Attributes:
         max_age: a figure older than this is a gap.
+        is_overlooked: its balancer has been away for so long that the others' word is taken for the whole: clients
+            have gone to them. It still counts when it answers.
     """
 
     reading: Reading
     role: Role
     max_age: timedelta = timedelta(seconds=60)
+    is_overlooked: bool = False
 
 
 def merge(answers: Sequence[Answer], now: datetime, previous: Signals | None = None) -> Signals:
@@ -62,7 +65,11 @@ def merge(answers: Sequence[Answer], now: datetime, previous: Signals | None = N
         answers: in the policy's order.
         previous: the signals of the last pass, to tell a jump that cannot be.
     """
-    judged = [_judge(answer, now) for answer in answers]
+    judged = [
+        _judge(answer, now)
+        for answer in answers
+        if answer.reading.figures or not answer.is_overlooked
+    ]
     figures: dict[FigureName, Figure] = {}
     gaps: list[Gap] = []
     # what is in the system first: a jump of arrivals is judged by it

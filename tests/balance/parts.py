@@ -195,6 +195,7 @@ class HaproxyProcess:
     port: int = field(default_factory=free_port)
     metrics_port: int = field(default_factory=free_port)
     _process: asyncio.subprocess.Process | None = None
+    _paused: int | None = None  # the worker that was told to stand still
 
     @property
     def url(self) -> str:
@@ -233,7 +234,18 @@ class HaproxyProcess:
         self._process.send_signal(signal.SIGUSR2)
         await self._answers(lambda pid: pid != before)
 
+    async def pause(self) -> None:
+        """Let it answer nobody, and remember all that it was told."""
+        self._paused = (await show_info(self.socket_path)).pid
+        os.kill(self._paused, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._paused is not None:
+            os.kill(self._paused, signal.SIGCONT)
+            self._paused = None
+
     async def stop(self) -> None:
+        self.resume()
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             await self._process.wait()

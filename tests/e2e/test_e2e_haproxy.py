@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.balance.parts import HaproxyProcess
-from tests.e2e.world import World
+from tests.e2e.world import CLOSED, World, seconds
 
 pytestmark = pytest.mark.e2e
 
@@ -76,6 +77,55 @@ async def test_while_haproxy_is_down_nothing_is_drained_and_a_launch_waits_until
 
         cloud.write_policy(model=SHIPPED_MODEL, nodes={"min": 0, "max": 0})
         await cloud.is_empty()
+
+
+async def test_with_one_of_two_haproxies_away_scale_out_goes_on_and_scale_in_after_a_while(
+    cloud: World,
+) -> None:
+    patience = {"balancer_grace": "500ms", "balancer_absent_after": "4s"}
+    async with _haproxies(cloud, "one", "two", timings=patience) as (one, two):
+        cloud.write_policy(model=SHIPPED_MODEL, nodes={"min": 1, "max": 2})
+        await cloud.start_daemon()
+        (first,) = await cloud.ready()
+        await _is_listed(cloud, two, first["name"])
+
+        await two.pause()
+        cloud.write_policy(model=SHIPPED_MODEL, nodes={"min": 2, "max": 2})
+        nodes = await cloud.ready(2)
+        answers = [await cloud.ask(SHIPPED_MODEL, base=one.url) for _ in range(4)]
+        cloud.write_policy(model=SHIPPED_MODEL, nodes={"min": 1, "max": 1})
+        await cloud.until(lambda: _is_left(cloud, 1), "one node is given back")
+        (kept,) = await cloud.nodes("ready")
+        (left,) = [node["name"] for node in nodes if node["name"] != kept["name"]]
+        (drained,) = [e for e in await cloud.events(node=left) if e["state"] == "draining"]
+        assert seconds(drained["at"]) - _absent_since(cloud, "two") >= 3.9  # clocks are rounded
+
+        two.resume()
+        await _is_listed(cloud, two, kept["name"])
+        await cloud.until(lambda: _forgot(two, left), "HAProxy two forgets the node that is gone")
+        answers += [await cloud.ask(SHIPPED_MODEL, base=two.url) for _ in range(4)]
+        assert all(answer.whole for answer in answers), (answers, cloud.logs())
+        assert {answer.node for answer in answers[4:]} == {""}  # not by way of the activator
+
+
+async def _is_left(there: World, count: int) -> bool:
+    open_nodes = [node for node in await there.nodes() if node["state"] not in CLOSED]
+    return len(open_nodes) == count
+
+
+def _absent_since(there: World, balancer: str) -> float:
+    """When the daemon first missed a balancer."""
+    lines = [json.loads(line) for line in there.log_of("daemon").splitlines() if line[:1] == "{"]
+    (missed,) = [
+        line
+        for line in lines
+        if line.get("event") == "balancer_absent" and line["balancer"] == balancer
+    ]
+    return seconds(missed["timestamp"])
+
+
+async def _forgot(haproxy: HaproxyProcess, name: str) -> bool:
+    return name not in await _servers(haproxy)
 
 
 async def _waits_for_haproxy(there: World, but: str) -> str:

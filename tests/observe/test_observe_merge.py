@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -100,6 +101,17 @@ def test_two_balancers_add_up_and_both_have_to_answer() -> None:
 
     assert values(merge([haproxy, activator], NOON)) == (7, 11, 3.5)
     assert values(merge([haproxy, dead], NOON)) == (None, None, None)
+
+
+def test_a_balancer_that_is_not_waited_for_leaves_the_others_word_for_the_whole() -> None:
+    one = said("haproxy-one", Role.FRONT, {W: 2, R: 10, A: 3.0})
+    gone = replace(said("haproxy-two", Role.FRONT, {}, gaps=FRONT), is_overlooked=True)
+    here = replace(said("haproxy-two", Role.FRONT, {W: 1, R: 1, A: 1.0}), is_overlooked=True)
+
+    assert values(merge([one, gone], NOON)) == (2, 10, 3.0)
+    assert merge([one, gone], NOON).gaps == merge([one], NOON).gaps
+    assert values(merge([one, here], NOON)) == (3, 11, 4.0)
+    assert values(merge([gone], NOON)) == (None, None, None)
 
 
 def test_a_query_of_the_operator_is_taken_whole_where_it_stands_first() -> None:
