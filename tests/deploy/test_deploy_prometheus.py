@@ -18,7 +18,7 @@ from aiohttp import web
 from autoscaler.clock import SystemClock
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.config import Config
-from autoscaler.daemon import Daemon, Health
+from autoscaler.daemon import Daemon
 from autoscaler.domain.decision import Decision, Verdict
 from autoscaler.domain.ids import DecisionId, IntentId, ModelName, NodeName
 from autoscaler.domain.money import Money
@@ -28,6 +28,7 @@ from autoscaler.domain.plan import Plan
 from autoscaler.gateway.exposition import render
 from autoscaler.gateway.pools import Pools
 from autoscaler.gateway.settings import PoolSettings
+from autoscaler.health import Health
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.inventory import Findings
 from autoscaler.policy import Policy
