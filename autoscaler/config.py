@@ -27,7 +27,8 @@ class CloudSettings(Values):
     """Where machines are rented.
 
     `prefix` and `owner` mark our machines in their names, for ever: `owner` is 8 characters that no other deployment in
-    the project uses, and it outlives the store.
+    the project uses, and it outlives the store. Left out, `read_config` derives it from this machine and the state's
+    directory.
     """
 
     url: str = "https://api.mkinf.io/v0.1"
@@ -37,7 +38,7 @@ class CloudSettings(Values):
     password_file: Path | None = None
     ca_file: Path | None = None
     prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,7}$")] = "as1"
-    owner: Annotated[str, Field(pattern=r"^[a-z0-9]{8}$")]
+    owner: Annotated[str, Field(pattern=r"^[a-z0-9]{8}$")] = ""
     prices_file: Path | None = None
     image_pcie: str = "ubuntu22.04-nvidia-pcie-docker"
     image_sxm: str = "ubuntu22.04-nvidia-sxm-docker"
@@ -86,7 +87,7 @@ class LimitSettings(Values):
     usd_per_hour: Usd | None = None
     usd_per_day: Usd | None = None
     usd_per_month: Usd | None = None
-    nodes: Annotated[int, Field(ge=0)] | None = None
+    nodes: Annotated[int, Field(ge=0)] = 10
     launches_per_window: Annotated[int, Field(ge=1)] = 60
     launch_window: Annotated[Duration, Field(le=timedelta(days=1)), floor(60)] = timedelta(
         minutes=10
@@ -106,7 +107,8 @@ class SshSettings(Values):
 class FirewallSettings(Values):
     """Who may reach the serving and metrics ports of nodes: CIDRs of the balancers and of this daemon.
 
-    `manage = false` leaves the cloud's firewall alone (an operator's own rule must exist then).
+    `manage = false` leaves the cloud's firewall alone (an operator's own rule must exist then). While no source is
+    named nothing is rented: its ports would be closed to everybody.
     """
 
     manage: bool = True
@@ -253,11 +255,12 @@ class Config(Values):
         ]
         problems += [
             f"limits.{key} is missing: state what you are willing to spend "
-            "before anything is rented (limits.usd_per_hour, usd_per_month and nodes)"
-            for key in ("usd_per_hour", "usd_per_month", "nodes")
+            "before anything is rented (limits.usd_per_hour and usd_per_month)"
+            for key in ("usd_per_hour", "usd_per_month")
             if getattr(self.limits, key) is None
         ]
-        if self.firewall.manage and not self.firewall.sources:
+        named = "sources" in self.firewall.model_fields_set
+        if self.firewall.manage and named and not self.firewall.sources:
             problems.append(
                 "firewall.sources is empty: name the CIDRs of the balancers and of this daemon, "
                 "or set firewall.manage = false and open the serving ports yourself"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from autoscaler.hub.kept import read_kept
 from autoscaler.policy import Policy, Route, below_floor
 from autoscaler.quantity import show_duration
 from autoscaler.toml_file import read_toml
+
+_MACHINE_ID = 32  # hex digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ def read_config(path: Path) -> Config:
     """
     config = read_toml(path, Config)
     base = path.resolve().parent
+    owner = config.cloud.owner or derived_owner(path, base / config.state_dir)
 
     def absolute(given: Path | None) -> Path | None:
         return None if given is None else base / given
@@ -42,7 +46,8 @@ def read_config(path: Path) -> Config:
             "state_dir": base / config.state_dir,
             "runtime_dir": base / config.runtime_dir,
             "cloud": config.cloud.model_copy(
-                update={
+                update={"owner": owner}
+                | {
                     name: absolute(getattr(config.cloud, name))
                     for name in ("key_file", "password_file", "ca_file", "prices_file")
                 }
@@ -64,6 +69,27 @@ def read_config(path: Path) -> Config:
             ),
         }
     )
+
+
+def derived_owner(
+    config_file: Path, state_dir: Path, machine_id: Path = Path("/etc/machine-id")
+) -> str:
+    """The owner mark of a config that names none: of this machine and the state's directory, whatever is in it.
+
+    Raises:
+        ConfigError: this machine has no id.
+    """
+    try:
+        machine = machine_id.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        machine = ""
+    if len(machine) < _MACHINE_ID:
+        raise ConfigError(
+            f"{config_file}: cloud.owner: is missing, and there is no {machine_id} to derive one from: write 8 "
+            "letters or digits that no other deployment in the project uses, such as "
+            "python3 -c 'import secrets; print(secrets.token_hex(4))' draws"
+        )
+    return hashlib.sha256(f"{machine}\n{state_dir}".encode()).hexdigest()[:8]
 
 
 def read_policy(path: Path) -> Policy:

@@ -26,6 +26,10 @@ _DURATION = r"^(\s*\d+(\.\d+)?\s*(ms|s|min|m|h|d|w))+\s*$"
 _SIZE = r"^\s*\d+(\.\d+)?\s*([KkMGT]?i?B)\s*$"
 _MONEY = r"^\s*\$?\s*\d+(\.\d+)?\s*(/\s*(h|hour|d|day|month))?\s*$"
 
+_ALSO_TEXT = frozenset(
+    {"_slo_as_text", "_addresses"}
+)  # validators that read text instead of a table or a list
+
 
 def shipped(kind: str) -> str:
     """The schema of `config` or `policy` as text."""
@@ -115,7 +119,7 @@ def _plain(text: str) -> str:
 
 
 class _AsWritten(GenerateJsonSchema):
-    """Durations, sizes and money are text with a unit; the latency goal is text or a table."""
+    """Durations, sizes and money are text with a unit; the latency goal is text or a table, addresses one or several."""
 
     def function_before_schema(
         self, schema: core_schema.BeforeValidatorFunctionSchema
@@ -132,7 +136,7 @@ class _AsWritten(GenerateJsonSchema):
                 "anyOf": [{"type": "string", "pattern": _MONEY}, {"type": "integer", "minimum": 0}]
             }
         inner = super().function_before_schema(schema)
-        if getattr(read, "__name__", "") == "_slo_as_text":
+        if getattr(read, "__name__", "") in _ALSO_TEXT:
             return {"anyOf": [{"type": "string"}, inner]}
         return inner
 

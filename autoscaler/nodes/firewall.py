@@ -46,6 +46,11 @@ class FirewallGate:
         if not self._manage or not self._ports:
             return
         ports = self._ports
+        if not self._sources:
+            raise CloudUnavailable(
+                "firewall.sources is empty, so nobody could reach a node's serving ports: name the CIDRs of the "
+                "balancers and of this daemon, or set firewall.manage = false and open the ports yourself"
+            )
         try:
             rule = await self._cloud.ensure_firewall_rule(self._name, self._sources, ports)
         except EndpointMissing as exc:

@@ -426,6 +426,28 @@ async def test_without_a_configured_project_several_are_a_question(
         await opened(None).project_id()
 
 
+async def test_a_project_may_be_configured_by_its_name(
+    mkinf: ScriptedMkinf, opened: Callable[[str | None], MkinfCloud]
+) -> None:
+    mkinf.on("GET /projects", [{"id": "a", "name": "dev"}, {"id": PROJECT, "name": "prod-llm"}])
+    mkinf.on("GET P/vms", {"items": []})
+    cloud = opened("prod-llm")
+
+    assert (await cloud.inventory()).complete
+    assert await cloud.project_id() == PROJECT
+
+
+@pytest.mark.parametrize("name", ["test", "twins"])
+async def test_a_projects_name_that_is_nobodys_or_several_peoples_is_a_question(
+    mkinf: ScriptedMkinf, opened: Callable[[str | None], MkinfCloud], name: str
+) -> None:
+    twins = [{"id": "a", "name": "twins"}, {"id": "b", "name": "twins"}]
+    mkinf.on("GET /projects", [*twins, {"id": PROJECT, "name": "prod"}])
+
+    with pytest.raises(ConfigError, match=rf"cloud\.project: .* called '{name}': put an id"):
+        await opened(name).project_id()
+
+
 async def test_where_projects_refuse_the_key_reading_from_the_project_is_the_proof(
     mkinf: ScriptedMkinf, cloud: MkinfCloud
 ) -> None:

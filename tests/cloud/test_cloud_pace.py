@@ -21,6 +21,7 @@ from autoscaler.cloud.mkinf.transport import Request, Response
 from autoscaler.cloud.mkinf.values import VmRequest
 from autoscaler.cloud.secret import Secret
 from autoscaler.errors import CloudUnavailable, HeldBack, OutcomeUnknown
+from tests.cloud.scripted import PROJECT
 
 Scenario = Callable[[], Coroutine[Any, Any, None]]
 
@@ -82,7 +83,7 @@ class FakeNetwork:
 
     def client(self) -> MkinfClient:
         return MkinfClient(
-            MkinfSettings(project_id="p"),
+            MkinfSettings(project_id=PROJECT),
             AccessKey(Secret("k")),
             send=self.send,
             clock=LoopClock(),
@@ -274,7 +275,7 @@ def test_only_what_was_never_sent_is_called_held_back(tokens: int) -> None:
             return Response(401, {}, b'{"message": "expired"}')
 
         client = MkinfClient(
-            MkinfSettings(project_id="p"),
+            MkinfSettings(project_id=PROJECT),
             Password("a@b.c", Secret("pw")),
             send=send,
             clock=LoopClock(),
@@ -311,12 +312,12 @@ def test_what_is_sent_is_json_below_the_root() -> None:
             return DELETED
 
         client = MkinfClient(
-            MkinfSettings(project_id="p/x"), AccessKey(Secret("k")), send=send, clock=LoopClock()
+            MkinfSettings(project_id=PROJECT), AccessKey(Secret("k")), send=send, clock=LoopClock()
         )
         async with client:
             await client.act_on_vm("v 1", "STOP")
 
-        assert seen[0].target == "/projects/p%2Fx/vms/v%201"
+        assert seen[0].target == f"/projects/{PROJECT}/vms/v%201"
         assert orjson.loads(seen[0].body or b"") == {"action": "STOP"}
         assert "Bearer" not in repr(seen[0])
 

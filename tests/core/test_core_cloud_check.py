@@ -96,8 +96,7 @@ async def test_a_tunnel_with_a_demos_durations_and_no_limits_is_refused_with_eve
     assert "GET /_emulator/health is answered by 404" in said
     assert "timings.sweep: found 1s, the least is 30s" in said
     assert "limits.usd_per_hour is missing" in said
-    assert "limits.nodes is missing" in said
-    assert "firewall.sources is empty" in said
+    assert "limits.usd_per_month is missing" in said
     assert "policy of org/chat: scaling.stabilization: found 2s, the least is 1m" in said
     assert not check.known.is_set()
     assert not check.health.project_checked

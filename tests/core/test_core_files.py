@@ -184,7 +184,7 @@ def test_paths_in_a_config_are_relative_to_its_file(tmp_path: Path) -> None:
     ("text", "why"),
     [
         (CLOUD + FIREWALL, "limits.usd_per_hour is missing: state what you are willing to spend"),
-        (CLOUD + LIMITS, "firewall.sources is empty"),
+        (CLOUD + LIMITS + "[firewall]\nsources = []\n", "firewall.sources is empty"),
         (CLOUD + LIMITS + FIREWALL + '[timings]\nsweep = "1s"\n', "the least is 30s"),
         (CLOUD + LIMITS + '[firewall]\nsources = ["0.0.0.0/0"]\n', "opens the serving ports"),
         (CLOUD + LIMITS + FIREWALL + '[serve]\nlisten = "0.0.0.0:80"\n', "is not loopback"),

@@ -101,8 +101,7 @@ MISTAKES = (
     policy(NODES, "nodes = { min = 5, max = 4 }", "nodes", "max 4 is below min 5"),
     # something that is missing, or too much
     config(HOURLY, "", "limits.usd_per_hour", "willing to spend", marker="[limits]"),
-    config("nodes = 4", "", "limits.nodes", "willing to spend", marker="[limits]"),
-    config('owner = "0example"', "", "cloud.owner", "required", marker="[cloud]"),
+    config('usd_per_month = "600"', "", "limits.usd_per_month", "willing to", marker="[limits]"),
     config(
         'key_file = "/run', 'email = "a@b.c"\nkey_file = "/run', "cloud", "not both", marker="[cl"
     ),

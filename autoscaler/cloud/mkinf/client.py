@@ -11,6 +11,7 @@ Calls of one kind raise alike. Reading and deleting are repeated a few times, th
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date, datetime
@@ -51,6 +52,7 @@ from autoscaler.cloud.mkinf.values import (
 )
 from autoscaler.cloud.secret import Secret
 from autoscaler.errors import (
+    AuthFailed,
     ConfigError,
     EndpointMissing,
     NotFound,
@@ -61,6 +63,7 @@ log = structlog.get_logger(__name__)
 Action = Literal["START", "STOP", "RESET"]
 OperationFamily = Literal["vms", "disks", "firewall-rules"]
 
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _OPERATION: Final = {
     "vms": endpoints.VM_OPERATION,
     "disks": endpoints.DISK_OPERATION,
@@ -126,9 +129,12 @@ class MkinfClient:
         return self._settings.project_id
 
     async def project_id(self) -> str:
-        """Tell the project that everything is in: the configured one, or the only one there is."""
-        if self._settings.project_id:
-            return self._settings.project_id
+        """Tell the project that everything is in: the configured one, by id or name, or the only one there is."""
+        configured = self._settings.project_id
+        if configured and _ID.fullmatch(configured):
+            return configured
+        if self._only_project_id is None and configured:
+            self._only_project_id = await self._id_of(configured)
         if self._only_project_id is None:
             projects = await self.projects()
             if len(projects) != 1 or not projects.complete:
@@ -138,6 +144,21 @@ class MkinfClient:
                 )
             self._only_project_id = projects.items[0].id
         return self._only_project_id
+
+    async def _id_of(self, name: str) -> str:
+        """The id of the project of that name."""
+        try:
+            projects = await self.projects()
+        except (AuthFailed, EndpointMissing, NotFound):
+            return name  # a project's own key may not list them: taken for an id
+        found = {project.id for project in projects if name in (project.id, project.name)}
+        if len(found) > 1 or (not found and len(projects)):
+            known = ", ".join(f"{project.name} ({project.id})" for project in projects)
+            many = "several projects are" if found else "no project that the key reaches is"
+            raise ConfigError(
+                f"cloud.project: {many} called {name!r}: put an id; there are {known}"
+            )
+        return next(iter(found), name)
 
     async def organizations(self) -> Listing[Organization]:
         return await self._calls.read_list(endpoints.ORGANIZATIONS, Organization)
@@ -389,7 +410,7 @@ class MkinfClient:
         if self._settings.organization_id:
             return self._settings.organization_id
         for project in await self.projects():
-            if project.id == self._settings.project_id and project.organization_id:
+            if self._settings.project_id in (project.id, project.name) and project.organization_id:
                 return project.organization_id
         organizations = await self.organizations()
         if len(organizations) == 1:

@@ -189,6 +189,7 @@ class MkinfCloud:
             return await self.client.project_id()
         try:
             reached = [project.id for project in await self.client.projects()]
+            configured = await self.client.project_id()
         except (AuthFailed, EndpointMissing, NotFound):
             # A project's key may be refused there. Then reading from the project is the proof.
             await self.client.availabilities()
@@ -307,6 +308,7 @@ def _operation(operation: values.Operation) -> Operation:
         kind=operation.kind,
         machine_id=MachineId(resource_id) if resource_id is not None else None,
         request_name=operation.request_name,
+        echoes_script=operation.echoes_script,
         code=code,
         message=message,
         started_at=operation.started_at,
