@@ -116,6 +116,7 @@ class Passes:
             ready_soonest=ahead.soonest,
             sse_comments=policy.hold.sse_comments,
             affinity=_affinity(policy),
+            max_model_len=policy.server.max_model_len,
             queue_in_engine=policy.hold.queue_in == "engine",
         )
         await self.balancers.ensure_pool(pool)

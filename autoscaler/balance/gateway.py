@@ -285,6 +285,8 @@ def _options(pool: Pool) -> dict[str, object]:
             "prompt_chars": affinity.prompt_chars,
             "bound": affinity.bound,
         }
+    if pool.max_model_len is not None:
+        options["max_model_len"] = pool.max_model_len
     return options
 
 

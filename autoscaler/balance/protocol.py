@@ -47,6 +47,8 @@ class Pool:
             one of ten is faster. None where there is a node.
         sse_comments: while a streaming request waits, a comment each so often; None for none.
         affinity: how a session keeps to one server; None for the least loaded.
+        max_model_len: tokens of prompt and answer together that the engines take, where the policy says it: a
+            balancer that reads prompts refuses those that are surely longer.
         queue_in_engine: True when the balancer should not queue by `Endpoint.capacity`.
     """
 
@@ -60,6 +62,7 @@ class Pool:
     ready_soonest: timedelta = timedelta(0)
     sse_comments: timedelta | None = None
     affinity: Affinity | None = None
+    max_model_len: int | None = None
     queue_in_engine: bool = False
 
 

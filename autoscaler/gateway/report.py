@@ -34,6 +34,7 @@ def pool_state(pool: Pool) -> dict[str, object]:
         "expected_in_s": _expected_in_s(pool),
         "connect_timeout_s": settings.connect_timeout_s,
         "read_timeout_s": settings.read_timeout_s,
+        "max_model_len": settings.max_model_len,
         "demand_generation": pool.demand_generation,
         "waiting": pool.waiting + pool.waiting_elsewhere,
         "waiting_bytes": pool.waiting_bytes,

@@ -57,6 +57,14 @@ async def test_comments_and_affinity_reach_the_gateway_and_leave_it_again(
     assert (without["sse_comment_s"], without["affinity"]) == (0, None)
 
 
+async def test_what_the_engines_take_reaches_the_gateway(
+    process: GatewayProcess, balancer: GatewayBalancer
+) -> None:
+    await balancer.ensure_pool(Pool(MODEL, max_model_len=8192))
+
+    assert (await pool_at(process))["max_model_len"] == 8192
+
+
 async def test_the_time_to_readiness_counts_down_at_the_gateway(
     process: GatewayProcess, balancer: GatewayBalancer
 ) -> None:
