@@ -18,6 +18,7 @@ from autoscaler.domain.plan import Plan
 from autoscaler.policy import OnLimit, Policy
 from autoscaler.store.protocol import Admission, Ledger, OpenIntent
 
+_UNPROVEN = "while no delete is proven in this project (`autoscaler trial POLICY`), the most"
 _SOON = timedelta(hours=1)  # a machine that cannot be paid for an hour is not worth renting
 
 
@@ -29,6 +30,7 @@ class Limits:
         floors_per_hour: what each model's minimum fleet costs: money that is spoken for until the period ends.
         launches_forbidden: why nothing may be launched at all (safe mode, payment), None when it may.
         unbooked: prices per hour of machines with our mark that no row knows: they bill until they are gone.
+        most_nodes: how many VMs may exist while no delete is proven in this project, None once one is.
     """
 
     overall: LimitSettings
@@ -36,6 +38,7 @@ class Limits:
     floors_per_hour: Mapping[ModelName, Money] = field(default_factory=dict)
     launches_forbidden: str | None = None
     unbooked: tuple[Money, ...] = ()
+    most_nodes: int | None = None
 
     def admit(self, ledger: Ledger, intents: Sequence[Node]) -> Admission:
         """Let intents through one by one, each counted against the next. The store calls this in its transaction."""
@@ -59,6 +62,7 @@ class Limits:
         return (
             self._count(len(ours), policy.nodes.max, f"nodes.max of {node.model}")
             or self._count(len(billing) + len(self.unbooked), self.overall.nodes, "limits.nodes")
+            or self._count(len(billing) + len(self.unbooked), self.most_nodes, _UNPROVEN)
             or self._pace(ledger, before, node, policy)
             or self._rate(ours, node, policy.hourly_limit, f"limit of {node.model}")
             or self._rate(

@@ -93,6 +93,7 @@ class LimitSettings(Values):
         minutes=10
     )
     on_limit: OnLimit = OnLimit.HOLD
+    prove_first: bool | None = None  # default: true, and false for an emulator on loopback
 
 
 class SshSettings(Values):
@@ -264,6 +265,11 @@ class Config(Values):
             problems.append(
                 "firewall.sources is empty: name the CIDRs of the balancers and of this daemon, "
                 "or set firewall.manage = false and open the serving ports yourself"
+            )
+        if self.limits.prove_first is False:
+            problems.append(
+                "limits.prove_first: found false, allowed on a real cloud: true. Until one delete is proven "
+                "there is one VM at a time: `autoscaler trial POLICY` proves it"
             )
         return problems
 

@@ -17,12 +17,13 @@ import structlog
 
 from autoscaler.balance.assemble import build_balancers
 from autoscaler.balance.group import BalancerGroup
+from autoscaler.brakes.proof import Proof
 from autoscaler.clock import Clock, SystemClock
 from autoscaler.cloud.mkinf.connect import open_cloud, settings_of
 from autoscaler.cloud.mkinf.emulated import why_no_emulator
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.cloud_check import CloudCheck
-from autoscaler.config import Config
+from autoscaler.config import CloudSettings, Config
 from autoscaler.directories import private_directory
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import Node
@@ -71,8 +72,15 @@ _PAUSE_S = 5.0  # before a broken part begins anew
 class Daemon:
     """One running autoscaler."""
 
-    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock | None = None,
+        cloud: Callable[[CloudSettings, Clock], Cloud] = open_cloud,
+    ) -> None:
+        """Take what it is made of; `cloud` opens the one that it rents from."""
         self.config = config
+        self._open_cloud = cloud
         self.clock: Clock = clock or SystemClock()
         self.health = Health()
         self.book = PolicyBook(
@@ -80,6 +88,8 @@ class Daemon:
         )
         self.wakes = Wakes()
         self.notifier = Notifier()
+        self.proof = Proof(self._must_prove)
+        self.started = asyncio.Event()
         self._stopping = asyncio.Event()
         self._feeds: dict[ModelName, SignalFeed] = {}
         self._tasks: dict[ModelName, asyncio.Task[None]] = {}
@@ -101,7 +111,7 @@ class Daemon:
         store = SqliteStore.open(self.config.store_file, self.config.timings.lease_time)
         try:
             async with aiohttp.ClientSession(trust_env=False) as session:
-                cloud = open_cloud(self.config.cloud, self.clock)
+                cloud = self._open_cloud(self.config.cloud, self.clock)
                 balancers = build_balancers(self.config, self.clock.boot_s)
                 try:
                     self._build(store, cloud, balancers, session, public_line(key))
@@ -212,6 +222,7 @@ class Daemon:
             self.health.forbidden,
             self.sweeping.unbooked,
             balancers.why_no_release,
+            self.proof.most_nodes,
         )
         self.passes = Passes(
             store=store,
@@ -299,6 +310,7 @@ class Daemon:
                     self._start_model(model)
                 await server.listening.wait()
                 self.notifier.send("READY=1", "STATUS=running")
+                self.started.set()
                 log.info("daemon_started", models=sorted(self.book.policies), pid=os.getpid())
                 await self._stopping.wait()
                 self.notifier.send("STOPPING=1")
@@ -354,6 +366,15 @@ class Daemon:
         await self.check.known.wait()
         await self.runner.run(self._group)
 
+    async def _check_cloud(self) -> None:
+        await self.check.run()
+        await self.proof.read(self.store, self.clock.now())
+
+    def _must_prove(self) -> bool:
+        """A real cloud must prove that it deletes before much is rented; an emulator when it is told to."""
+        asked = self.config.limits.prove_first
+        return not self.book.is_emulated if asked is None else asked
+
     async def _read_market(self) -> None:
         await self.check.known.wait()
         self.wakes.every("market", self.config.timings.market)
@@ -393,6 +414,7 @@ class Daemon:
 
     def _node_changed(self, before: Node, after: Node) -> None:
         self.metrics.node_changed(before, after)
+        self.proof.node_changed(after)
         self.wakes.now(f"model {after.model}")
 
 

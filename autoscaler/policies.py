@@ -31,10 +31,21 @@ class PolicyBook:
     """Keeps the last good set of policies."""
 
     def __init__(
-        self, directory: Path, *, emulated: bool = True, balancer: str = "gateway"
+        self,
+        directory: Path,
+        *,
+        emulated: bool = True,
+        balancer: str = "gateway",
+        fixed: Mapping[ModelName, Policy] | None = None,
     ) -> None:
-        """`emulated`: the cloud is an emulator on loopback, and durations may undercut their floors."""
+        """Say where policies are.
+
+        Args:
+            emulated: the cloud is an emulator on loopback, and durations may undercut their floors.
+            fixed: the policies themselves, which then stand in no directory: a trial's.
+        """
         self._directory = directory
+        self._fixed = fixed
         self._balancer = balancer
         self._emulated = emulated
         self._policies: dict[ModelName, Policy] = {}
@@ -44,6 +55,11 @@ class PolicyBook:
     @property
     def policies(self) -> Mapping[ModelName, Policy]:
         return self._policies
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether the cloud is taken for an emulator."""
+        return self._emulated
 
     def load(self) -> Reload:
         """Read the directory for the first time.
@@ -55,6 +71,8 @@ class PolicyBook:
         return Reload(added=tuple(self._policies))
 
     def _read(self) -> Mapping[ModelName, Policy]:
+        if self._fixed is not None:
+            return self._fixed
         return read_policies(
             self._directory, emulated=self._emulated, balancer=self._balancer
         ).policies

@@ -89,12 +89,14 @@ class Reconciler:
         forbidden: Callable[[], str | None],
         unbooked: Callable[[], Sequence[Money]] = tuple,
         why_no_release: Callable[[ModelName], str | None] = lambda model: None,
+        most_nodes: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Take the parts.
 
         Args:
             unbooked: prices the machines of ours that no row knows: they bill, and count against every limit.
             why_no_release: says why no node that balancers know may be drained now; None when one may.
+            most_nodes: says how many VMs may exist while no delete is proven; None once one is.
         """
         self._config = config
         self._store = store
@@ -105,6 +107,7 @@ class Reconciler:
         self._forbidden = forbidden
         self._unbooked = unbooked
         self._why_no_release = why_no_release
+        self._most_nodes = most_nodes
         self._profiles = Profiles.load()
         self._memories: dict[ModelName, LawMemory] = {}
         self._recorded: dict[ModelName, Decision] = {}
@@ -216,6 +219,7 @@ class Reconciler:
             self._floors(policies),
             self._forbidden(),
             tuple(self._unbooked()),
+            self._most_nodes(),
         )
 
     def _floors(self, policies: Mapping[ModelName, Policy]) -> dict[ModelName, Money]:
@@ -253,8 +257,11 @@ class Reconciler:
         ours = [n for n in billing if n.model == policy.name]
         nodes = [policy.nodes.max - len(ours)]
         stray = tuple(self._unbooked())
-        if self._config.limits.nodes is not None:
-            nodes.append(self._config.limits.nodes - len(billing) - len(stray))
+        nodes += [
+            most - len(billing) - len(stray)
+            for most in (self._config.limits.nodes, self._most_nodes())
+            if most is not None
+        ]
         money = [
             most - spent
             for most, spent in (

@@ -44,6 +44,9 @@ def _status_table(view: dict[str, Any]) -> Table:
         f"{view.get('unaccounted', 'unknown')} unaccounted{swept}"
     ]
     notes += [f"! {text}" for text in view.get("trouble", [])]
+    if view.get("unproven"):
+        facts = ", ".join(view["unproven"])
+        notes.append(f"unproven of this cloud: {facts} (`autoscaler trial POLICY`)")
     return Table(
         columns=("Model", "Mode", "Nodes", "Demand", "Want", "$/h", "Why"),
         rows=[

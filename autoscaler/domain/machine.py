@@ -82,6 +82,7 @@ class Operation:
     Attributes:
         machine_id: the VM it is about, when the cloud says so.
         request_name: the name in the create call that it echoes.
+        echoes_script: it shows the startup script too.
         code, message: why it failed. Never the request's body: it holds the startup script.
     """
 
@@ -93,6 +94,7 @@ class Operation:
     code: str = ""
     message: str = ""
     started_at: datetime | None = None
+    echoes_script: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,11 +207,12 @@ class Vm:
 
 @dataclass(frozen=True, slots=True)
 class RequestEcho:
-    """What an operation repeats of its request. The startup script in it is never kept."""
+    """What an operation repeats of its request. Of the startup script only that it is there, never its text."""
 
     name: Text = None
     type: Text = None
     location: Text = None
+    startup_script: Annotated[bool, BeforeValidator(bool)] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +256,12 @@ class Operation:
     @property
     def request_name(self) -> str | None:
         return self.metadata.request.name if self.metadata and self.metadata.request else None
+
+    @property
+    def echoes_script(self) -> bool:
+        """Whether it shows the startup script to whoever has a key."""
+        request = self.metadata.request if self.metadata else None
+        return request is not None and request.startup_script
 
 
 @dataclass(frozen=True, slots=True)
