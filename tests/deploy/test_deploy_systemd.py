@@ -181,6 +181,7 @@ async def test_the_gateways_command_takes_systemds_sockets_and_reports_to_it(
 ) -> None:
     (command,) = setting("autoscaler-gateway.service", "ExecStart")
     words = command.replace("/var/lib/autoscaler-gateway", str(folder))
+    words = words.replace("/etc/autoscaler/config.toml", str(ROOT / "config.example.toml"))
     arguments = shlex.split(words.replace("127.0.0.1:9111", "127.0.0.1:0"))[1:]
     notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     clients = socket.socket()
