@@ -21,6 +21,23 @@ from autoscaler.errors import ConfigError
 V = TypeVar("V", bound=BaseModel)
 _LIMIT = 1024 * 1024
 _SECRET = re.compile(r"password|token|secret|key$", re.IGNORECASE)
+# What a pattern allows, in words: a person reads no regular expressions at night. A test holds this to every pattern.
+FORMS = {
+    r"^.+:\d{1,5}$": "HOST:PORT",
+    r"^/[A-Za-z0-9._/-]*$": 'a path that begins with "/"; letters, digits and . _ / -',
+    r"^[A-Za-z0-9-]{1,64}$": "1 to 64 letters, digits and -",
+    r"^[A-Za-z0-9._-]{1,64}$": "1 to 64 letters, digits and . _ -",
+    r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$": (
+        "up to 128 letters, digits and . _ / : -, the first a letter or a digit"
+    ),
+    r"^[A-Z_][A-Z0-9_]*$": "capital letters, digits and _, as of an environment variable",
+    r"^[a-z0-9]{8}$": "exactly 8 small letters and digits",
+    r"^[a-z][a-z0-9-]{0,31}$": "up to 32 small letters, digits and -, the first a letter",
+    r"^[a-z][a-z0-9]{0,7}$": "up to 8 small letters and digits, the first a letter",
+    r"^[a-z][a-z0-9_-]{0,31}$": "up to 32 small letters, digits and _ -, the first a letter",
+    r"^[a-z_][a-z0-9_-]{0,31}$": "a user name: up to 32 small letters, digits and _ -",
+    r"^\d+(\.\d+)*$": "a version: numbers with dots between them",
+}
 
 
 def read_toml(path: Path, values: type[V]) -> V:
@@ -100,6 +117,9 @@ def _say(values: type[BaseModel], where: Sequence[int | str], error: ErrorDetail
         case "value_error":
             message = str(context.get("error", error["msg"]))
             return message if isinstance(found, dict) else f"found {_show(where, found)}: {message}"
+        case "string_pattern_mismatch":
+            pattern = str(context.get("pattern"))
+            return f"found {_show(where, found)}, allowed: {FORMS.get(pattern, pattern)}"
         case _:
             # pydantic writes the bound of a duration as Python would
             message = re.sub(r"datetime\.timedelta\(days=(\d+)\)", r"\1d", error["msg"])

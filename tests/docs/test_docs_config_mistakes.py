@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
+from autoscaler.config import Config
 from autoscaler.config_file import read_config, read_policies, read_policy
 from autoscaler.errors import ConfigError
+from autoscaler.policy import Policy
+from autoscaler.toml_file import FORMS
 
 ROOT = Path(__file__).parents[2]
 
@@ -241,3 +245,22 @@ def test_two_policies_with_one_name_are_refused_with_both_files(tmp_path: Path) 
 
     assert str(tmp_path / "b.toml") in str(caught.value)
     assert f"clashes with {tmp_path / 'a.toml'}" in str(caught.value)
+
+
+def patterns(schema: object) -> set[str]:
+    """Every pattern in a JSON schema, those of a table's keys too."""
+    if isinstance(schema, list):
+        return {found for part in schema for found in patterns(part)}
+    if not isinstance(schema, dict):
+        return set()
+    here = {schema["pattern"]} if isinstance(schema.get("pattern"), str) else set()
+    here |= set(schema.get("patternProperties", ()))
+    return here | {found for part in schema.values() for found in patterns(part)}
+
+
+@pytest.mark.parametrize("values", [Config, Policy])
+def test_what_a_pattern_allows_is_said_in_words(values: type[BaseModel]) -> None:
+    used = patterns(values.model_json_schema())
+
+    assert used
+    assert used <= FORMS.keys()
