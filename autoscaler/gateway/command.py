@@ -62,6 +62,12 @@ def gateway(
     reuse_port: Annotated[
         bool, typer.Option(help="Share the port with another gateway (SO_REUSEPORT).")
     ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over", help="Relieve the gateway that serves; it finishes its answers."
+        ),
+    ] = False,
     max_body_mib: Annotated[
         float | None,
         typer.Option(
@@ -116,6 +122,7 @@ def gateway(
             state_file=state,
             metrics=listen_address(metrics) if metrics else None,
             reuse_port=reuse_port,
+            take_over=take_over,
             max_buffered_bytes=int(max_buffered_mib * MIB),
             header_timeout_s=header_timeout_s,
             body_timeout_s=body_timeout_s,

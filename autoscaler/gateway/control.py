@@ -20,9 +20,11 @@ from autoscaler.gateway import report, schema
 from autoscaler.gateway.endpoint import Endpoint
 from autoscaler.gateway.exposition import render
 from autoscaler.gateway.front_page import FrontPage
+from autoscaler.gateway.handover import Handover
 from autoscaler.gateway.outlook import Outlook
 from autoscaler.gateway.pool import Pool
 from autoscaler.gateway.pools import Pools
+from autoscaler.gateway.predecessors import Predecessors
 from autoscaler.gateway.state_file import StateFile
 
 log = structlog.get_logger(__name__)
@@ -44,6 +46,8 @@ class Control:
 
     pools: Pools
     state_file: StateFile
+    handover: Handover
+    predecessors: Predecessors
     front: FrontPage | None = None
 
     def app(self) -> web.Application:
@@ -76,7 +80,11 @@ class Control:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def state(self, _request: web.Request) -> web.Response:
-        return _json(report.state(self.pools) | {"state_file_behind": self.state_file.is_behind})
+        more = {
+            "state_file_behind": self.state_file.is_behind,
+            "predecessors": self.predecessors.report(),
+        }
+        return _json(report.state(self.pools) | more)
 
     async def signals(self, request: web.Request) -> web.Response:
         return _json(report.signals(self.pools, self._asked_pool(request)))
@@ -105,7 +113,7 @@ class Control:
     # changing
 
     async def put_pool(self, request: web.Request) -> web.Response:
-        settings = (await _read(request, schema.PoolBody)).value()
+        settings = (await self._change(request, schema.PoolBody)).value()
         known = self.pools.by_model.get(settings.model)
         if known is None or known.settings != settings:
             try:
@@ -116,7 +124,7 @@ class Control:
         return await self._changed(known)
 
     async def remove_pool(self, request: web.Request) -> web.Response:
-        asked = await _read(request, schema.PoolRemoval)
+        asked = await self._change(request, schema.PoolRemoval)
         pool = self.pools.by_model.get(asked.model)
         if pool is not None:
             busy = pool.in_flight + pool.running_elsewhere + pool.waiting + pool.waiting_elsewhere
@@ -136,7 +144,7 @@ class Control:
         return _json({"boot_id": self.pools.boot_id, "generation": self.pools.generation})
 
     async def add_endpoint(self, request: web.Request) -> web.Response:
-        asked = await _read(request, schema.EndpointBody)
+        asked = await self._change(request, schema.EndpointBody)
         pool = self._pool(asked.model)
         known = pool.endpoints.get(asked.id)
         if known is not None and known.url != asked.url and known.load:
@@ -152,7 +160,7 @@ class Control:
         return await self._changed(pool)
 
     async def drain_endpoint(self, request: web.Request) -> web.Response:
-        asked = await _read(request, schema.EndpointName)
+        asked = await self._change(request, schema.EndpointName)
         pool = self._pool(asked.model)
         endpoint = pool.endpoints.get(asked.id)
         if endpoint is None:
@@ -161,10 +169,10 @@ class Control:
             pool.drain(endpoint)
             self.pools.note_change()
             log.info("endpoint_drained", model=asked.model, endpoint=asked.id)
-        return await self._changed(pool)
+        return await self._changed(pool, must_hear=True)
 
     async def remove_endpoint(self, request: web.Request) -> web.Response:
-        asked = await _read(request, schema.EndpointRemoval)
+        asked = await self._change(request, schema.EndpointRemoval)
         pool = self._pool(asked.model)
         endpoint = pool.endpoints.get(asked.id)
         if endpoint is not None:
@@ -177,13 +185,27 @@ class Control:
             pool.remove(endpoint)
             self.pools.note_change()
             log.info("endpoint_removed", model=asked.model, endpoint=asked.id)
-        return await self._changed(pool)
+        return await self._changed(pool, must_hear=True)
 
     # helpers
 
-    async def _changed(self, pool: Pool | None) -> web.Response:
-        """Answer with the pool as it now is; the change is on disk, or `persisted` is false."""
+    async def _change(self, request: web.Request, kind: type[_Body]) -> _Body:
+        """Read what is to be changed; from its return to the next wait nobody can take over."""
+        asked = await _read(request, kind)
+        await self.handover.may_change.wait()  # bounded: so is a handover
+        if self.handover.is_retired:
+            raise _Refusal(503, "another process of this gateway has taken over; ask again")
+        return asked
+
+    async def _changed(self, pool: Pool | None, *, must_hear: bool = False) -> web.Response:
+        """Answer with the pool as it now is; the change is on disk, or `persisted` is false.
+
+        With `must_hear` it is not done before the processes that this one took over from do it too.
+        """
+        is_heard = await self.predecessors.tell()
         is_kept = await self.state_file.keep()
+        if must_hear and not is_heard:
+            raise _Refusal(503, "an older process of this gateway did not confirm it; ask again")
         return _json(
             {
                 "boot_id": self.pools.boot_id,

@@ -215,6 +215,8 @@ class Forwarder:
         passage.begin(head.status, response.headers.get("Content-Type", ""))
         try:
             if writer is None:
+                if call.pool.is_leaving:
+                    response.force_close()
                 prepared = await response.prepare(call.request)
                 assert isinstance(prepared, StreamWriter)
                 writer = prepared

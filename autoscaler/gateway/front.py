@@ -55,7 +55,8 @@ class Front:
             response = await self._route(request)
         except RequestError as error:
             response = error_response(error)
-        if self.pools.is_stopping:
+        # A retired process says so in the head, or not at all: a client must not ask again on what just closes.
+        if self.pools.is_stopping or (self.pools.is_retired and not response.prepared):
             response.force_close()
         return response
 

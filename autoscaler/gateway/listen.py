@@ -68,15 +68,17 @@ def bind_tcp(host: str, port: int, *, reuse_port: bool) -> socket.socket:
     return opened
 
 
-def bind_control(path: Path) -> socket.socket:
-    """Listen on a Unix socket of mode 0660; a socket file that nobody serves is replaced.
+def bind_control(path: Path, mode: int = 0o660) -> socket.socket:
+    """Listen on a Unix socket of that mode; a socket file that nobody serves is replaced.
 
     Raises:
         ConfigError: another gateway serves it, or it cannot be made.
     """
     _remove_stale(path)
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = os.umask(0o117)  # before bind: there is no moment in which the file is open to others
+    umask = os.umask(
+        0o777 & ~mode
+    )  # before bind: there is no moment in which the file is open to others
     try:
         opened.bind(str(path))
         opened.listen(BACKLOG)

@@ -72,6 +72,7 @@ class Pool:
     waiting_bytes: int = 0
     tokens_per_byte: float = 0.25  # learned from the engines' usage figures
     is_closing: bool = False
+    is_leaving: bool = False  # another process has taken over: each connection gets one more answer
     _line: OrderedDict[_Waiter, None] = field(default_factory=OrderedDict)
     _picks: int = 0
     _wakes: set[asyncio.TimerHandle] = field(default_factory=set)

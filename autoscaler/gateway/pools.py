@@ -19,6 +19,7 @@ class Pools:
         boot_id: new at each start; counters of another boot do not compare.
         generation: grows with each change of pools or endpoints and with each new demand.
         unmatched_total: requests for models that nobody serves.
+        is_retired: another process has taken over; this one finishes what it has.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -28,6 +29,7 @@ class Pools:
     generation: int = 0
     unmatched_total: int = 0
     is_stopping: bool = False
+    is_retired: bool = False
     _by_name: dict[str, Pool] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -67,6 +69,13 @@ class Pools:
             pool.close("shutdown", "the gateway is stopping")
         self._announce()
 
+    def retire(self) -> None:
+        """Serve on for those who are connected, one answer each; who asked to know of demand asks elsewhere."""
+        self.is_retired = True
+        for pool in self.by_model.values():
+            pool.is_leaving = True
+        self._announce()
+
     def note_change(self) -> int:
         """Count a change of pools or endpoints."""
         self.generation += 1
@@ -90,7 +99,7 @@ class Pools:
                 while True:
                     pools = [p for name, p in self.by_model.items() if model in (None, name)]
                     fresh = [pool for pool in pools if pool.demand_generation > generation]
-                    if fresh or self.is_stopping:
+                    if fresh or self.is_stopping or self.is_retired:
                         return fresh
                     await self._changed.wait()
         except TimeoutError:

@@ -1,7 +1,8 @@
 """The process: binds, serves, and ends without cutting an answer.
 
 SIGTERM stops accepting, answers whoever waits with 503, and lets running answers end for up to the drain
-timeout. The control socket answers until the last, so that the daemon can watch.
+timeout. The control socket answers until the last, so that the daemon can watch. SIGUSR2 starts the next process, which
+takes over: this one then accepts no more and ends when its last answer has, however long that is.
 """
 
 from __future__ import annotations
@@ -25,16 +26,22 @@ from autoscaler.gateway.exposure import check_exposure, is_loopback
 from autoscaler.gateway.forward import Forwarder
 from autoscaler.gateway.front import Front
 from autoscaler.gateway.front_page import FrontPage
-from autoscaler.gateway.listen import BACKLOG, bind_control, bind_tcp, inherited, unlink_control
+from autoscaler.gateway.handover import Handover
+from autoscaler.gateway.listen import BACKLOG, unlink_control
 from autoscaler.gateway.notify import Notifier
+from autoscaler.gateway.peer import folder_of
 from autoscaler.gateway.pools import Pools
+from autoscaler.gateway.predecessors import Predecessors, Succession, begin
 from autoscaler.gateway.settings import GatewaySettings
+from autoscaler.gateway.sockets import Sockets
 from autoscaler.gateway.state_file import StateFile
+from autoscaler.gateway.upgrade import start_successor
 from autoscaler.gateway.upstream import Upstreams
 
 log = structlog.get_logger(__name__)
 
 _HOUSEKEEPING_S = 1.0
+_DRAIN_POLL_S = 0.25
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -46,9 +53,13 @@ async def serve(settings: GatewaySettings) -> None:
     gateway = Gateway(settings)
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number, does in (
+            (signal.SIGTERM, gateway.stop),
+            (signal.SIGINT, gateway.stop),
+            (signal.SIGUSR2, gateway.upgrade),
+        ):
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(number, gateway.stop)  # not in a side thread
+                loop.add_signal_handler(number, does)  # not in a side thread
                 stack.callback(loop.remove_signal_handler, number)
         await gateway.run()
 
@@ -73,6 +84,9 @@ class Gateway:
     bodies: Bodies = field(init=False)
     clients: ClientServer | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _leaving: asyncio.Event = field(default_factory=asyncio.Event)  # stopping, or retired
+    _upgrading: asyncio.Event = field(default_factory=asyncio.Event)
+    _listeners: list[asyncio.Server] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.door = Door(self.settings)
@@ -83,6 +97,11 @@ class Gateway:
         if self._stopping.is_set() and self.clients is not None:
             self.clients.abort_all()
         self._stopping.set()
+        self._leaving.set()
+
+    def upgrade(self) -> None:
+        """Start the next process, which takes over when it can."""
+        self._upgrading.set()
 
     async def run(self) -> None:
         """Serve until `stop`, then drain; or until cancelled, which cuts.
@@ -93,14 +112,27 @@ class Gateway:
         loop = asyncio.get_running_loop()
         pools = Pools(loop)
         state_file = StateFile(self.settings.state_file, pools)
-        state_file.load()
         notifier = Notifier()
+        predecessors = Predecessors(pools)
+
+        def retire(successor: int) -> None:
+            pools.retire()
+            state_file.let_go()
+            for listener in self._listeners:
+                listener.close()
+            notifier.send(f"MAINPID={successor}")
+            self._leaving.set()
+
+        handover = Handover(pools, self.settings.control, retire, self.stop)
         async with contextlib.AsyncExitStack() as stack:
+            handover.open(folder_of(self.settings))
+            stack.callback(handover.close)
+            succession = await self._meet(predecessors, handover, state_file)
             upstreams = Upstreams(loop, self.settings.node_keepalive_s)
             stack.callback(upstreams.close)
-            door = self.door
+            door, bodies = self.door, self.bodies
             door.open()
-            front = Front(pools, Forwarder(self.settings, upstreams), door.admission, self.bodies)
+            front = Front(pools, Forwarder(self.settings, upstreams), door.admission, bodies)
             clients = ClientServer(
                 web.Server(front.handle, handler_cancellation=True),
                 self.settings,
@@ -109,50 +141,93 @@ class Gateway:
             )
             self.clients = clients
             stack.push_async_callback(clients.shutdown)
-            control = Control(pools, state_file, FrontPage(door, clients, self.bodies))
-            client_sockets, control_sockets = self._bind(stack)
-            await stack.enter_async_context(_served(control.app(), control_sockets))
-            if self.settings.metrics is not None:
-                opened = bind_tcp(*self.settings.metrics, reuse_port=self.settings.reuse_port)
-                self.metrics_address = opened.getsockname()[:2]
-                await stack.enter_async_context(_served(control.metrics_app(), [opened]))
-            listeners = [
-                await loop.create_server(clients, sock=opened, backlog=BACKLOG)
-                for opened in client_sockets
-            ]
-            for listener in listeners:
-                stack.callback(listener.close)
-            self.addresses = [opened.getsockname()[:2] for opened in client_sockets]
+            sockets = self._bind(stack, succession, handover)
+            for opened in sockets.of("client"):
+                self._listeners.append(
+                    await loop.create_server(clients, sock=opened, backlog=BACKLOG)
+                )
+                stack.callback(self._listeners[-1].close)
+            if succession is not None:
+                predecessors.adopt(await succession.finish())
+            page = FrontPage(door, clients, bodies)
+            control = Control(pools, state_file, handover, predecessors, page)
+            serving = await stack.enter_async_context(contextlib.AsyncExitStack())
+            await self._serve_control(serving, control, sockets)
             self._announce(notifier)
             async with asyncio.TaskGroup() as tasks:
                 keepers = (
                     tasks.create_task(_housekeep(clients, upstreams, pools, state_file, notifier)),
                     tasks.create_task(door.keep()),
+                    tasks.create_task(handover.serve()),
+                    tasks.create_task(self._upgrades()),
                 )
-                await self._stopping.wait()
-                notifier.send("STOPPING=1")
-                for listener in listeners:
-                    listener.close()
-                await self._drain(clients, pools, notifier)
-                for keeper in keepers:
+                following = tasks.create_task(predecessors.follow())
+                await self._leaving.wait()
+                if handover.is_retired:
+                    following.cancel()  # it is the younger one's to tell them now
+                    predecessors.members.clear()
+                    log.info("gateway_retired", running=_running(pools))
+                    await serving.aclose()
+                    await self._finish(clients)
+                else:
+                    notifier.send("STOPPING=1")
+                    for listener in self._listeners:
+                        listener.close()
+                    await predecessors.stop()
+                pools.close()
+                clients.close_idle()
+                await self._drain(clients, pools, predecessors, notifier)
+                for keeper in (*keepers, following):
                     keeper.cancel()
         log.info("gateway_stopped")
 
+    async def _meet(
+        self, predecessors: Predecessors, handover: Handover, state_file: StateFile
+    ) -> Succession | None:
+        """Find the elders of this process, begin to take over from the one that serves, and have the pools."""
+        settings = self.settings
+        serving = await predecessors.find(folder_of(settings), settings.control, handover.path)
+        succession = await begin(serving) if serving is not None and settings.take_over else None
+        if succession is None:
+            state_file.load()
+        else:
+            state_file.take(succession.state)
+        await predecessors.tell()
+        return succession
+
     def _bind(
-        self, stack: contextlib.AsyncExitStack
-    ) -> tuple[list[socket.socket], list[socket.socket]]:
-        clients, control = inherited()
-        if not clients:
-            clients = []
-            for host, port in self.settings.listen:
-                clients.append(bind_tcp(host, port, reuse_port=self.settings.reuse_port))
-                stack.callback(clients[-1].close)
-        check_exposure(self.settings, [opened.getsockname()[:2] for opened in clients])
-        if not control:
-            control = [bind_control(self.settings.control)]
+        self, stack: contextlib.AsyncExitStack, succession: Succession | None, handover: Handover
+    ) -> Sockets:
+        sockets = Sockets(self.settings, succession.sockets if succession else (), stack)
+        sockets.open()
+        if sockets.owns_control:
             inode = self.settings.control.stat().st_ino
-            stack.callback(unlink_control, self.settings.control, inode)
-        return clients, control
+
+            def unlink() -> None:
+                is_elders = succession is not None and not succession.is_done
+                if not handover.is_retired and not is_elders:
+                    unlink_control(self.settings.control, inode)
+
+            stack.callback(unlink)
+        self.addresses = [opened.getsockname()[:2] for opened in sockets.of("client")]
+        check_exposure(self.settings, self.addresses)
+        for opened in sockets.of("metrics"):
+            self.metrics_address = opened.getsockname()[:2]
+        handover.sockets = sockets.opened
+        return sockets
+
+    async def _serve_control(
+        self, serving: contextlib.AsyncExitStack, control: Control, sockets: Sockets
+    ) -> None:
+        await serving.enter_async_context(_served(control.app(), sockets.of("control")))
+        if metrics := sockets.of("metrics"):
+            await serving.enter_async_context(_served(control.metrics_app(), metrics))
+
+    async def _upgrades(self) -> None:
+        while True:
+            await self._upgrading.wait()
+            self._upgrading.clear()
+            await start_successor()
 
     def _announce(self, notifier: Notifier) -> None:
         for host, port in self.addresses:
@@ -170,18 +245,36 @@ class Gateway:
         settings = self.settings
         return {"tls": settings.tls is not None, "keys": settings.client_keys is not None}
 
-    async def _drain(self, clients: ClientServer, pools: Pools, notifier: Notifier) -> None:
-        pools.close()
-        clients.close_idle()
+    async def _finish(self, clients: ClientServer) -> None:
+        """Retired: serve who is connected until the last is gone, or until asked to stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.drain_timeout_s):
+                while clients.connections and not self._stopping.is_set():
+                    await clients.emptied(_DRAIN_POLL_S)
+
+    async def _drain(
+        self,
+        clients: ClientServer,
+        pools: Pools,
+        predecessors: Predecessors,
+        notifier: Notifier,
+    ) -> None:
         deadline = asyncio.get_running_loop().time() + self.settings.drain_timeout_s
-        while clients.connections:
-            running = sum(pool.in_flight for pool in pools.by_model.values())
+        while clients.connections or predecessors.members:
+            running = _running(pools) + predecessors.running
             notifier.send(f"STATUS={running} answers still run", "EXTEND_TIMEOUT_USEC=30000000")
             left_s = deadline - asyncio.get_running_loop().time()
             if left_s <= 0:
                 log.warning("answers_cut", running=running)
                 return
-            await clients.emptied(min(left_s, 10.0))
+            if clients.connections:
+                await clients.emptied(min(left_s, 10.0))
+            else:
+                await asyncio.sleep(min(left_s, _DRAIN_POLL_S))
+
+
+def _running(pools: Pools) -> int:
+    return sum(pool.in_flight for pool in pools.by_model.values())
 
 
 @contextlib.asynccontextmanager

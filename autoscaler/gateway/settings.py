@@ -81,6 +81,7 @@ class GatewaySettings:
         state_file: where pools and endpoints outlive a restart; None keeps nothing.
         metrics: (host, port) of a page for Prometheus alone; None leaves it to the control socket.
         reuse_port: let a second gateway listen on the same port while this one finishes.
+        take_over: relieve the gateway that serves at `control`, if there is one.
         max_body_bytes: a larger request body is answered 413.
         max_buffered_bytes: bodies of all requests under way together; one more is answered 503.
         max_connections: client connections; one more is answered 503 and closed.
@@ -103,6 +104,7 @@ class GatewaySettings:
     state_file: Path | None = None
     metrics: tuple[str, int] | None = None
     reuse_port: bool = False
+    take_over: bool = False
     max_body_bytes: int = 32 * MIB
     max_buffered_bytes: int = 1024 * MIB
     max_connections: int = 10_000

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
+from autoscaler.errors import ConfigError
 from autoscaler.gateway.endpoint import EndpointState
 from autoscaler.gateway.pools import Pools
 from autoscaler.gateway.schema import PoolBody, SavedEndpoint, SavedPool, SavedState
@@ -50,6 +51,25 @@ class StateFile:
         _restore(saved, self._pools)
         self._written = self._wanted = self._pools.generation
 
+    def take(self, text: str) -> None:
+        """Fill the pools with what the process before this one had; the file is written with the next change.
+
+        Raises:
+            ConfigError: it was of a newer version.
+        """
+        try:
+            saved = SavedState.model_validate_json(text)
+        except ValidationError as exc:
+            raise ConfigError(
+                "the gateway that serves has a state that this version does not understand; stop it before an "
+                "older version is started"
+            ) from exc
+        _restore(saved, self._pools)
+
+    def let_go(self) -> None:
+        """Write no more: the file is another process's."""
+        self._path = None
+
     async def keep(self) -> bool:
         """Write what is newer than the file; say whether the file is now up to date."""
         if self._path is None:
@@ -59,7 +79,7 @@ class StateFile:
             if self._written >= self._wanted:
                 return True
             generation = self._pools.generation
-            text = _snapshot(self._pools).model_dump_json(indent=1).encode()
+            text = snapshot(self._pools).model_dump_json(indent=1).encode()
             try:
                 await asyncio.to_thread(_replace, self._path, text)
             except OSError as exc:
@@ -76,7 +96,8 @@ class StateFile:
             log.error("state_file_not_set_aside", path=str(self._path), error=str(exc))
 
 
-def _snapshot(pools: Pools) -> SavedState:
+def snapshot(pools: Pools) -> SavedState:
+    """What outlives this process."""
     return SavedState(
         generation=pools.generation,
         pools=[
