@@ -195,7 +195,6 @@ class HaproxyProcess:
     port: int = field(default_factory=free_port)
     metrics_port: int = field(default_factory=free_port)
     _process: asyncio.subprocess.Process | None = None
-    _paused: int | None = None  # the worker that was told to stand still
 
     @property
     def url(self) -> str:
@@ -234,18 +233,14 @@ class HaproxyProcess:
         self._process.send_signal(signal.SIGUSR2)
         await self._answers(lambda pid: pid != before)
 
-    async def pause(self) -> None:
-        """Let it answer nobody, and remember all that it was told."""
-        self._paused = (await show_info(self.socket_path)).pid
-        os.kill(self._paused, signal.SIGSTOP)
+    def hide(self) -> None:
+        """Let nobody reach its socket; it serves on, and remembers all that it was told."""
+        self.socket_path.rename(self.socket_path.with_suffix(".hidden"))
 
-    def resume(self) -> None:
-        if self._paused is not None:
-            os.kill(self._paused, signal.SIGCONT)
-            self._paused = None
+    def show(self) -> None:
+        self.socket_path.with_suffix(".hidden").rename(self.socket_path)
 
     async def stop(self) -> None:
-        self.resume()
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             await self._process.wait()
