@@ -22,6 +22,8 @@ _CALL_SLACK = timedelta(
     seconds=2
 )  # for the renewal before a create call, and for the last look at it
 
+ReachMode = Literal["private", "tls", "tunnel", "public-plain"]
+
 
 class CloudSettings(Values):
     """Where machines are rented.
@@ -226,6 +228,7 @@ class Config(Values):
     runtime_dir: Path = Path("/run/autoscaler")
     ssh: SshSettings = SshSettings()
     firewall: FirewallSettings = FirewallSettings()
+    reach: ReachMode | None = None  # default: public-plain, and private for an emulator on loopback
     balancer: Literal["gateway", "haproxy"] = "gateway"
     front: FrontSettings = FrontSettings()
     gateway: GatewaySettings = GatewaySettings()
@@ -291,6 +294,11 @@ class Config(Values):
                 f"timings.lease_renew: found {show_duration(renew)}, the most is {show_duration(lease / 3)}: "
                 "a lease is good for two thirds of timings.lease_time, and one renewal may fail"
             )
+
+    @property
+    def way(self) -> ReachMode:
+        """How model servers are reached."""
+        return self.reach or ("private" if self.cloud.is_loopback else "public-plain")
 
     @property
     def ssh_key_file(self) -> Path:

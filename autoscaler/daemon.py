@@ -63,6 +63,7 @@ from autoscaler.store.sqlite import SqliteStore
 from autoscaler.sweeping import SweepRounds
 from autoscaler.uptake import PolicyUptake
 from autoscaler.wakes import Wakes
+from autoscaler.ways import build_reach
 
 log = structlog.get_logger(__name__)
 
@@ -156,7 +157,8 @@ class Daemon:
             manage=config.firewall.manage,
         )
         self._pins = ImagePins(store)
-        self._prober = NodeProber(config, session, clock, pins=self._pins)
+        reach = build_reach(config)
+        self._prober = NodeProber(config, session, clock, reach, pins=self._pins)
         self.metrics = Metrics()
         launcher = Launcher(
             store,
@@ -180,6 +182,7 @@ class Daemon:
                 inventory=self.inventory,
                 balancers=balancers,
                 prober=self._prober,
+                reach=reach,
                 launcher=launcher,
                 timings=config.timings,
                 policies=lambda: self.book.policies,
@@ -244,6 +247,7 @@ class Daemon:
             wakes=self.wakes,
             market=self.market,
             firewall=self.firewall,
+            reach=reach,
             metrics=self.metrics,
             health=self.health,
             start=self._start_model,

@@ -16,6 +16,7 @@ from autoscaler.health import Health
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.firewall import FirewallGate
 from autoscaler.nodes.leases import Leases
+from autoscaler.nodes.reach import Reach
 from autoscaler.nodes.startup.render import replicas_of
 from autoscaler.nodes.sweep import ORPHANS_MODEL
 from autoscaler.policies import PolicyBook
@@ -45,6 +46,7 @@ class PolicyUptake:
     wakes: Wakes
     market: MarketFeed
     firewall: FirewallGate
+    reach: Reach
     metrics: Metrics
     health: Health
     start: Callable[[ModelName], None]
@@ -104,4 +106,4 @@ class PolicyUptake:
                 default=_MOST_PORTS,
             )
             ports |= {policy.server.port + i for i in range(max(1, min(replicas, _MOST_PORTS)))}
-        self.firewall.want(sorted(ports))
+        self.firewall.want(self.reach.ports_to_open(sorted(ports)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -69,7 +70,7 @@ def entered(node: Node, seen: Sighting, step: Step, now: datetime) -> Node:
         case State.TERMINATING if seen.proven_absent and node.failure is None:
             return replace(after, failure=f"vanished: {step.reason}")
         case State.VERIFYING:
-            return replace(after, host_key=seen.host_key, nonce=None)
+            return replace(after, host_key=seen.host_key, nonce=None, endpoints=seen.endpoints)
         case State.READY:
             return replace(after, ready_at=after.ready_at or now)
         case State.GONE:
@@ -82,20 +83,19 @@ def entered(node: Node, seen: Sighting, step: Step, now: datetime) -> Node:
             return after
 
 
-def with_endpoints(node: Node, port: int) -> Node:
-    """The node with an endpoint for each of its model servers, the first on `port`."""
+def endpoints_of(node: Node, urls: Sequence[str]) -> tuple[Endpoint, ...]:
+    """An endpoint for each of the node's model servers, which are reached at these URLs."""
     capacity = max(1, round(node.concurrency * _QUEUE_FACTOR))
     weight = min(256, max(1, round(node.concurrency)))
-    endpoints = tuple(
+    return tuple(
         Endpoint(
             id=node.name if i == 0 else f"{node.name}.{i}",
-            url=f"http://{node.address}:{port + i}",
+            url=url,
             capacity=capacity,
             weight=weight,
         )
-        for i in range(node.replicas)
+        for i, url in enumerate(urls)
     )
-    return replace(node, endpoints=endpoints)
 
 
 def closed(node: Node, now: datetime) -> Node:

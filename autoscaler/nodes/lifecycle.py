@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import assert_never
 
 from autoscaler.domain.machine import Machine, Operation, OperationState, PowerState
-from autoscaler.domain.node import Node, State
+from autoscaler.domain.node import Endpoint, Node, State
 
 # What the answer to a create call may say that proves that nothing was made: the first word of the node's failure.
 REFUSALS = frozenset({"stock", "quota", "payment", "create"})
@@ -49,6 +49,7 @@ class Sighting:
         listed: a complete listing was just read, so that a machine not seen in it was truly looked for.
         proven_absent: absent from three complete listings over the confirming time, and a 404 to a GET.
         host_key: just proven by the nonce.
+        endpoints: where its model servers will be reached; told with the host key.
         fault: why it must fail now, `kind: text`.
         sick: why a ready node that still serves is to be drained, `kind: text`.
         verified: one real request was answered just now.
@@ -64,6 +65,7 @@ class Sighting:
     listed: bool = False
     proven_absent: bool = False
     host_key: str | None = None
+    endpoints: tuple[Endpoint, ...] = ()
     fault: str | None = None
     sick: str | None = None
     verified: bool = False

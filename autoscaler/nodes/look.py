@@ -31,6 +31,7 @@ from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.liveness import Suspicion, Witnesses
 from autoscaler.nodes.operations import OperationsFeed, poll_pause
 from autoscaler.nodes.protocol import Coming, Prober, Proven
+from autoscaler.nodes.reach import Reach
 from autoscaler.policy import Engine, Policy
 
 _SILENT_ENGINES = (Engine.EMBEDDING, Engine.CUSTOM)  # they export no count of requests in flight
@@ -65,6 +66,7 @@ class Looker:
         inventory: InventoryFeed,
         balancers: BalancerGroup,
         prober: Prober,
+        reach: Reach,
         clock: Clock,
         timings: Timings,
         known: Callable[[], Sequence[Node]],
@@ -75,6 +77,7 @@ class Looker:
         self._inventory = inventory
         self._balancers = balancers
         self._prober = prober
+        self._reach = reach
         self._clock = clock
         self._timings = timings
         self._known = known
@@ -109,7 +112,7 @@ class Looker:
             case State.CREATING:
                 return await self._creating(node, memory, now)
             case State.BOOTING:
-                return await self._booting(node, memory)
+                return await self._booting(node, policy, memory)
             case State.VERIFYING:
                 return await self._verifying(node, policy, offer, memory)
             case State.READY:
@@ -145,22 +148,27 @@ class Looker:
             pass
         return Sighting(machine=machine, operation=operation, listed=listed)
 
-    async def _booting(self, node: Node, memory: NodeMemory) -> Sighting:
+    async def _booting(self, node: Node, policy: Policy | None, memory: NodeMemory) -> Sighting:
         machine, absent = await self._machine(node, memory)
         address = machine.address if machine is not None else None
-        if absent or machine is None or address is None:
+        if absent or machine is None or address is None or policy is None:
             return Sighting(machine=machine, proven_absent=absent)
         if self._clock.boot_s() < memory.next_probe_s:
             return Sighting(machine=machine)
         memory.next_probe_s = self._clock.boot_s() + self._timings.ssh_retry.total_seconds()
+        there = replace(node, address=address)
         try:
-            key = await self._prober.contact(replace(node, address=address))
+            key = await self._prober.contact(there)
+            there = replace(there, host_key=key)
+            endpoints = await self._reach.endpoints(there, machine, policy)
+        except VerificationFailed as exc:
+            return Sighting(machine=machine, fault=f"reach: {exc}")
         except NodeUnreachable as exc:
             memory.stage = f"ssh: {exc}"
             return Sighting(machine=machine)
         except HostKeyMismatch as exc:
             return Sighting(machine=machine, fault=f"host-key: {exc}")
-        return Sighting(machine=machine, host_key=key)
+        return Sighting(machine=machine, host_key=key, endpoints=endpoints)
 
     async def _verifying(
         self, node: Node, policy: Policy | None, offer: Offer | None, memory: NodeMemory

@@ -19,6 +19,7 @@ from autoscaler.nodes.diagnostics import collect
 from autoscaler.nodes.engine_load import requests_in
 from autoscaler.nodes.keys import read_token
 from autoscaler.nodes.protocol import Ailment, Coming, Proven
+from autoscaler.nodes.reach import Reach
 from autoscaler.nodes.shell import NodeAccess
 from autoscaler.nodes.ssh import SshAccess
 from autoscaler.nodes.startup.pins import ImagePins
@@ -51,6 +52,7 @@ class NodeProber:
 
     Attributes:
         http: a session for nodes, as `verify_http.node_session` makes it.
+        reach: the way to their model servers.
         access: how nodes are reached; `use` makes it SSH.
         pins: told which image each verified node serves with; None where nobody keeps it.
     """
@@ -58,6 +60,7 @@ class NodeProber:
     config: Config
     http: aiohttp.ClientSession
     clock: Clock
+    reach: Reach
     access: NodeAccess | None = None
     pins: ImagePins | None = None
     _offers: dict[OfferKey, Offer] = field(default_factory=dict)
@@ -79,7 +82,7 @@ class NodeProber:
         """Prove and return the host key (`Prober`)."""
         if node.address is None or node.nonce is None:
             raise NodeUnreachable(f"{node.name}: no address or no nonce to prove it by")
-        return await self._reach().first_contact(node.address, node.nonce)
+        return await self._ssh().first_contact(node.address, node.nonce)
 
     async def verify(self, node: Node, policy: Policy, offer: Offer | None) -> Coming | Proven:
         """Look how far the node is (`Prober`)."""
@@ -92,8 +95,11 @@ class NodeProber:
             token = _token(policy)
         except ConfigError as exc:
             return Coming(f"token: {exc}")
-        async with self._reach().connect(address, host_key) as shell:
+        await self.reach.keep(node)
+        async with self._ssh().connect(address, host_key) as shell:
             seen = await verify(shell, policy, offer, node, self.http, token)
+            if isinstance(seen, Progress):
+                await self.reach.prepare(shell, seen.stage, node)
         if isinstance(seen, Progress):
             return Coming(seen.stage)
         if offer is not None and seen.image_digest is not None and self.pins is not None:
@@ -108,7 +114,7 @@ class NodeProber:
         """What is wrong with a ready node, by HTTP and, once an hour, by its GPUs (`Prober`)."""
         if offer is not None:
             self._offers[offer.key] = offer
-        problem = await liveness(self.http, node, policy)
+        problem = await self._away(node) or await liveness(self.http, node, policy)
         if problem is None:
             return await self._sick_gpus(node)
         reached, script = await self._script_of(node, policy)
@@ -128,26 +134,35 @@ class NodeProber:
             pass  # unreadable by us, so never sent there
         try:
             address, host_key = _pinned(node)
-            async with self._reach().connect(address, host_key) as shell:
+            async with self._ssh().connect(address, host_key) as shell:
                 return await collect(shell, secrets)
         except (NodeUnreachable, HostKeyMismatch) as exc:
             return f"nothing could be read: {exc}"
 
+    async def _away(self, node: Node) -> str | None:
+        """Why the way to it is not open; None when it is."""
+        try:
+            await self.reach.keep(node)
+        except NodeUnreachable as exc:
+            return str(exc)
+        return None
+
     async def _script_of(self, node: Node, policy: Policy) -> tuple[bool, str]:
         """Whether SSH reaches an ailing node, and where its startup script is.
 
-        After a reboot that runs again, and wants its token again.
+        After a reboot that runs again, and wants again what it cannot keep.
         """
         try:
             address, host_key = _pinned(node)
-            async with self._reach().connect(address, host_key) as shell:
+            async with self._ssh().connect(address, host_key) as shell:
                 boot = await read_boot(shell)
                 await deliver_token(shell, boot, _token(policy))
+                await self.reach.prepare(shell, boot.stage, node)
         except (NodeUnreachable, HostKeyMismatch, ConfigError) as exc:
             return False, f"ssh: {exc}"
         return True, f"startup script: {boot.failure or boot.stage or 'not begun'}"
 
-    def _reach(self) -> NodeAccess:
+    def _ssh(self) -> NodeAccess:
         if self.access is None:
             raise NodeUnreachable("no SSH key yet")
         return self.access
@@ -164,7 +179,7 @@ class NodeProber:
         if not is_due or offer is None or node.host_key is None or node.address is None:
             return last.found if last else None
         try:
-            async with self._reach().connect(node.address, node.host_key) as shell:
+            async with self._ssh().connect(node.address, node.host_key) as shell:
                 sick = await recheck(shell, offer)
             found = Ailment(sick, reached=True, gpus=True) if sick is not None else None
         except NodeUnreachable:

@@ -27,7 +27,7 @@ from autoscaler.errors import (
 )
 from autoscaler.nodes import terminate
 from autoscaler.nodes.ages import Ages
-from autoscaler.nodes.facts import entered, looked_at, with_endpoints
+from autoscaler.nodes.facts import entered, looked_at
 from autoscaler.nodes.launch import MARKET_FAILURES, Launcher
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.lifecycle import Effect, Rules, Sighting, Step, next_step
@@ -35,6 +35,7 @@ from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.liveness import judge
 from autoscaler.nodes.look import Looker, NodeMemory
 from autoscaler.nodes.protocol import Prober
+from autoscaler.nodes.reach import Reach
 from autoscaler.nodes.recorder import Recorder
 from autoscaler.nodes.sending import Sender
 from autoscaler.nodes.settling import SettlingTime
@@ -55,6 +56,7 @@ class Parts:
     inventory: InventoryFeed
     balancers: BalancerGroup
     prober: Prober
+    reach: Reach
     launcher: Launcher
     timings: Timings
     policies: Callable[[], Mapping[ModelName, Policy]]
@@ -74,6 +76,7 @@ class NodeRunner:
             parts.inventory,
             parts.balancers,
             parts.prober,
+            parts.reach,
             parts.clock,
             parts.timings,
             lambda: self._open,
@@ -266,10 +269,7 @@ class NodeRunner:
         after = looked_at(node, seen, step, memory.stage, speed, now)
         if step.state is node.state:
             return after
-        after = entered(after, seen, step, now)
-        if step.state is State.VERIFYING:
-            return with_endpoints(after, self._parts.policies()[node.model].server.port)
-        return after
+        return entered(after, seen, step, now)
 
     async def _effect(
         self, node: Node, step: Step, policy: Policy | None, memory: NodeMemory
@@ -351,6 +351,7 @@ class NodeRunner:
         timings, now = self._parts.timings, self._parts.clock.now()
         if not terminate.delete_due(node, timings.delete_retry, timings.delete_retry_max, now):
             return
+        await self._parts.reach.close(node)
         inventory: Inventory | None = None
         try:
             inventory = await self._parts.inventory.latest(timings.step)

@@ -32,6 +32,7 @@ from autoscaler.emulator.settings import Settings
 from autoscaler.nodes.launch import Launcher, Scripts
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.listing import InventoryFeed
+from autoscaler.nodes.reach import PlainReach
 from autoscaler.nodes.runner import NodeRunner, Parts
 from autoscaler.store.sqlite import SqliteStore
 from tests.nodes.life_parts import (
@@ -126,6 +127,7 @@ class Place:
                 inventory=InventoryFeed(self.cloud, self.clock),
                 balancers=BalancerGroup([self.balancer], self.clock.boot_s),
                 prober=self.prober,
+                reach=PlainReach(),
                 launcher=launcher,
                 timings=FAST,
                 policies=lambda: {MODEL: policy()},

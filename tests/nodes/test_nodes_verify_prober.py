@@ -14,6 +14,7 @@ from autoscaler.emulator.machines.local import LocalMachines
 from autoscaler.errors import HostKeyMismatch, NodeUnreachable, VerificationFailed
 from autoscaler.nodes.prober import NodeProber
 from autoscaler.nodes.protocol import Coming, Proven
+from autoscaler.nodes.reach import PlainReach
 from autoscaler.nodes.startup.pins import ImagePins
 from autoscaler.nodes.startup.presets import server_image
 from autoscaler.nodes.verify_http import node_session
@@ -47,7 +48,9 @@ async def machines(tmp_path: Path) -> AsyncIterator[LocalMachines]:
 async def prober() -> AsyncIterator[NodeProber]:
     ssh = CONFIG.ssh.model_copy(update={"port": SSH_PORT})
     async with node_session() as session:
-        made = NodeProber(CONFIG.model_copy(update={"ssh": ssh}), session, SystemClock())
+        made = NodeProber(
+            CONFIG.model_copy(update={"ssh": ssh}), session, SystemClock(), PlainReach()
+        )
         made.use(CLIENT_KEY)
         yield made
 
