@@ -187,11 +187,16 @@ class Balancing:
 
 @dataclass
 class HaproxyProcess:
-    """A real HAProxy with the configuration that we ship, on free ports and without root."""
+    """A real HAProxy with the configuration that we ship, on free ports and without root.
+
+    Attributes:
+        routes: shipped files that go with it, as their text is to be here.
+    """
 
     folder: Path
     activator_url: str
     edits: tuple[tuple[str, str], ...] = ()
+    routes: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     metrics_port: int = field(default_factory=free_port)
     _process: asyncio.subprocess.Process | None = None
@@ -217,11 +222,18 @@ class HaproxyProcess:
             edits=(*self.edits, ("/etc/haproxy/models.map", str(SHIPPED / "models.map"))),
         )
 
+    def write(self) -> list[str]:
+        """Write its files; the arguments that name them."""
+        arguments = []
+        for number, text in enumerate((self.config(), *self.routes)):
+            path = self.folder / f"haproxy-{number}.cfg"
+            path.write_text(text)
+            arguments += ["-f", str(path)]
+        return arguments
+
     async def start(self) -> None:
-        config = self.folder / "haproxy.cfg"
-        config.write_text(self.config())
         self._process = await asyncio.create_subprocess_exec(
-            *(haproxy_binary(), "-W", "-S", str(self.master_path), "-f", str(config)),
+            *(haproxy_binary(), "-W", "-S", str(self.master_path), *self.write()),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )
