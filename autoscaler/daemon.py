@@ -298,7 +298,7 @@ class Daemon:
                 for name, part in (
                     ("leases", self._keep_leases),
                     ("market", self._read_market),
-                    ("cloud", self.check.run),
+                    ("cloud", self._check_cloud),
                     ("sweep", lambda: self.sweeping.run(self.runner, tasks)),
                     ("policies", self.uptake.reload),
                     (
