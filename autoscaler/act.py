@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 
 from autoscaler.config import LimitSettings
 from autoscaler.domain.ids import ModelName, new_intent_id, node_name
-from autoscaler.domain.money import ZERO, Money
-from autoscaler.domain.node import Node, State
+from autoscaler.domain.money import ZERO, Money, total
+from autoscaler.domain.node import COMING, SERVING, Node, State
 from autoscaler.domain.plan import Plan
 from autoscaler.policy import OnLimit, Policy
 from autoscaler.store.protocol import Admission, Ledger, OpenIntent
@@ -31,6 +31,7 @@ class Limits:
         launches_forbidden: why nothing may be launched at all (safe mode, payment), None when it may.
         unbooked: prices per hour of machines with our mark that no row knows: they bill until they are gone.
         most_nodes: how many VMs may exist while no delete is proven in this project, None once one is.
+        beyond_max: nodes that a person's override allows a model for a while, though its `nodes.max` is lower.
     """
 
     overall: LimitSettings
@@ -39,6 +40,11 @@ class Limits:
     launches_forbidden: str | None = None
     unbooked: tuple[Money, ...] = ()
     most_nodes: int | None = None
+    beyond_max: Mapping[ModelName, int] = field(default_factory=dict)
+
+    def most_of(self, model: ModelName) -> int:
+        """How many nodes a model may have: its policy's most, or what a person has allowed beyond it."""
+        return max(self.policies[model].nodes.max, self.beyond_max.get(model, 0))
 
     def admit(self, ledger: Ledger, intents: Sequence[Node]) -> Admission:
         """Let intents through one by one, each counted against the next. The store calls this in its transaction."""
@@ -60,7 +66,7 @@ class Limits:
         billing = tuple(n for n in ledger.nodes if n.may_bill) + before
         ours = tuple(n for n in billing if n.model == node.model)
         return (
-            self._count(len(ours), policy.nodes.max, f"nodes.max of {node.model}")
+            self._count(len(ours), self.most_of(node.model), f"nodes.max of {node.model}")
             or self._count(len(billing) + len(self.unbooked), self.overall.nodes, "limits.nodes")
             or self._count(len(billing) + len(self.unbooked), self.most_nodes, _UNPROVEN)
             or self._pace(ledger, before, node, policy)
@@ -138,6 +144,8 @@ class Limits:
                 continue
             bound = spent + self._committed(nodes, left, model)
             bound += node.price_per_hour.for_time(min(left, _SOON))
+            if model is None:
+                bound += total(self.unbooked).for_time(min(left, _SOON))
             if bound > most:
                 whose = f"of {model}" if model else "of all models"
                 return (
@@ -160,11 +168,15 @@ class Limits:
         return floors.for_time(left) + hourly(nodes).for_time(min(left, drain))
 
     def exhausted(self, ledger: Ledger, model: ModelName) -> str | None:
-        """Why this model must drain to its minimum now, None when no spent limit says so.
+        """Why this model must drain to its minimum now, None when no passed limit says so.
 
         Refusing creates stops no bill that already runs: with `on_limit = "drain-to-min"` a passed limit takes the
         running nodes down too.
         """
+        return self._overspent(ledger, model) or self._overgrown(ledger, model)
+
+    def _overspent(self, ledger: Ledger, model: ModelName) -> str | None:
+        """The day's or month's limit that is reached once what runs has drained."""
         policy = self.policies[model]
         day, month = _left_of_day(ledger.at), _left_of_month(ledger.at)
         own, every = policy.limits, self.overall
@@ -177,10 +189,29 @@ class Limits:
             (every, every.usd_per_month, ledger.spent_month(), billing, month, None, "month"),
         )
         for owner, most, spent, nodes, left, whose, period in checks:
-            if most is None or owner.on_limit is not OnLimit.DRAIN_TO_MIN:
+            if most is None or owner.action(f"usd_per_{period}") is not OnLimit.DRAIN_TO_MIN:
                 continue
             if spent + self._committed(nodes, left, whose) >= most:
                 return f"usd_per_{period} {most}: {spent} is spent: draining to the minimum"
+        return None
+
+    def _overgrown(self, ledger: Ledger, model: ModelName) -> str | None:
+        """The limit of $/h or nodes that is below what stands, as one that was lowered is.
+
+        What is on its way out is not counted: it bills until it is gone, but no further drain makes that sooner.
+        """
+        standing = tuple(n for n in ledger.nodes if n.state in SERVING | COMING)
+        ours = tuple(n for n in standing if n.model == model)
+        own, every = self.policies[model], self.overall
+        for owner, most, nodes, name in (
+            (own.limits, own.hourly_limit, ours, f"limit of {model}"),
+            (every, every.usd_per_hour, standing, "limits.usd_per_hour"),
+        ):
+            drains = owner.action("usd_per_hour") is OnLimit.DRAIN_TO_MIN
+            if drains and most is not None and hourly(nodes) > most:
+                return f"{name} is {most}/h: {hourly(nodes)}/h stand: draining to the minimum"
+        if every.action("nodes") is OnLimit.DRAIN_TO_MIN and len(standing) > every.nodes:
+            return f"limits.nodes is {every.nodes}: {len(standing)} stand: draining to the minimum"
         return None
 
 

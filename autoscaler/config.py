@@ -95,7 +95,16 @@ class LimitSettings(Values):
         minutes=10
     )
     on_limit: OnLimit = OnLimit.HOLD
+    on_usd_per_hour: OnLimit | None = None  # default, as of the next three: on_limit
+    on_usd_per_day: OnLimit | None = None
+    on_usd_per_month: OnLimit | None = None
+    on_nodes: OnLimit | None = None
     prove_first: bool | None = None  # default: true, and false for an emulator on loopback
+
+    def action(self, limit: str) -> OnLimit:
+        """What a passed limit does, by the limit's key."""
+        own: OnLimit | None = getattr(self, f"on_{limit}")
+        return own or self.on_limit
 
 
 class SshSettings(Values):

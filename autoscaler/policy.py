@@ -321,6 +321,14 @@ class PolicyLimits(Values):
     usd_per_day: Usd | None = None
     usd_per_month: Usd | None = None
     on_limit: OnLimit = OnLimit.HOLD
+    on_usd_per_hour: OnLimit | None = None  # default, as of the next two: on_limit
+    on_usd_per_day: OnLimit | None = None
+    on_usd_per_month: OnLimit | None = None
+
+    def action(self, limit: str) -> OnLimit:
+        """What a passed limit does, by the limit's key."""
+        own: OnLimit | None = getattr(self, f"on_{limit}")
+        return own or self.on_limit
 
 
 class Policy(Values):
@@ -377,8 +385,6 @@ class Policy(Values):
             raise ValueError(
                 'affinity is for route = "affinity" only: set the one or leave out the other'
             )
-        if self.route is not Route.AFFINITY and self.affinity != Affinity():
-            raise ValueError('affinity is for route = "affinity" only: set the one or leave out the other')
         if self.limit is not None and self.limits.usd_per_hour is not None:
             raise ValueError("limit and limits.usd_per_hour say the same: keep one")
         return self

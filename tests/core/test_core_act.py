@@ -167,6 +167,34 @@ def test_a_spent_limit_drains_to_the_minimum_only_where_the_policy_says_so() -> 
     assert limits({"usd_per_day": 10, "on_limit": "drain-to-min"}).exhausted(books, OTHER)
 
 
+@pytest.mark.parametrize(
+    ("own", "overall", "said"),
+    [
+        ({"limit": "$3/h", "limits": {"on_usd_per_hour": "drain-to-min"}}, {}, "limit of llama"),
+        ({}, {"usd_per_hour": 3, "on_usd_per_hour": "drain-to-min"}, "limits.usd_per_hour"),
+        ({}, {"nodes": 1, "on_nodes": "drain-to-min"}, "limits.nodes is 1: 2 stand"),
+    ],
+)
+def test_a_limit_below_what_stands_drains_where_it_says_so(
+    own: dict[str, object], overall: dict[str, object], said: str
+) -> None:
+    standing, leaving = rows(2, State.READY), rows(2, State.DRAINING)
+
+    assert said in (limits(overall, **own).exhausted(ledger(standing), MODEL) or "")
+    assert limits(overall, **own).exhausted(ledger([standing[0], *leaving]), MODEL) is None
+
+
+def test_each_limit_has_an_action_of_its_own_or_the_common_one() -> None:
+    spent = ledger(closed_today={MODEL: Money.of(10)}, closed_month={MODEL: Money.of(10)})
+    common = {"on_limit": "drain-to-min", "on_usd_per_day": "hold"}
+
+    assert not limits({"usd_per_day": 10, **common}).exhausted(spent, MODEL)
+    assert "usd_per_month" in (
+        limits({"usd_per_day": 10, "usd_per_month": 10, **common}).exhausted(spent, MODEL) or ""
+    )
+    assert limits({"usd_per_day": 10, "on_usd_per_day": "drain-to-min"}).exhausted(spent, MODEL)
+
+
 def test_draining_begins_while_what_drains_can_still_be_paid() -> None:
     running = rows(2, State.READY, sent_at=NOON)  # 30 min of two at 2/h: 2
     judged = limits(limits={"usd_per_day": 10, "on_limit": "drain-to-min"})

@@ -36,6 +36,15 @@ def test_machines_that_no_row_knows_count_by_the_hour() -> None:
     assert "$7.00/h" in why
 
 
+def test_machines_that_no_row_knows_count_by_the_day() -> None:
+    judged = limits((Money.of("5"),), usd_per_day=6)
+
+    why = judged.why_not(Ledger(NOON, ()), (), node(State.PLANNED, price_per_hour=Money.of("2")))
+
+    assert why is not None
+    assert "usd_per_day of all models is $6.00" in why
+
+
 def test_a_clock_that_was_set_back_earns_no_money() -> None:
     running = node(State.READY, sent_at=NOON, price_per_hour=Money.of("10"))
 
