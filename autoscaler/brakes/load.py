@@ -12,6 +12,7 @@ import aiohttp
 
 _ANSWER_S = 120.0
 _CHECK_S = 0.2
+_LAST_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,10 @@ class Load:
     tokens: int = 0
     firsts: list[float] = field(default_factory=list)
     why: str = ""
+    _is_over: bool = False
 
     async def run(self, seconds: float, must_stop: Callable[[], bool]) -> Capacity:
-        """Ask for so long, or until it must stop; answers under way at the end are not counted."""
+        """Ask for so long, or until it must stop; answers under way then are waited for, half a minute at most."""
         began = time.monotonic()
         timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
         connector = aiohttp.TCPConnector(limit=0)
@@ -71,6 +73,10 @@ class Load:
             ]
             try:
                 await _until(began + seconds, must_stop)
+                self._is_over = True
+                if not must_stop():
+                    await asyncio.wait(clients, timeout=_LAST_S)
+                took_s = time.monotonic() - began
             finally:
                 for client in clients:
                     client.cancel()
@@ -78,7 +84,7 @@ class Load:
         broken = [each for each in ended if isinstance(each, Exception)]
         if broken:
             raise broken[0]
-        return self._measured(time.monotonic() - began)
+        return self._measured(took_s)
 
     def _measured(self, seconds: float) -> Capacity:
         firsts = sorted(self.firsts)
@@ -95,7 +101,7 @@ class Load:
         )
 
     async def _client(self, session: aiohttp.ClientSession) -> None:
-        while True:
+        while not self._is_over:
             try:
                 await self._one(session)
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:

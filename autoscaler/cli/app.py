@@ -19,6 +19,7 @@ from autoscaler.cli.schema import schema
 from autoscaler.cli.trace import trace_app
 from autoscaler.cli.verbs import drain, pause, resume, retire, sweep
 
+from autoscaler.cli.trial import trial
 app = typer.Typer(
     name="autoscaler",
     help="Rents GPU machines on demand so that models are served within their latency target.",
@@ -48,6 +49,7 @@ for command in (
     schema,
     gateway,
     emulator,
+    trial,
 ):
     app.command(name=command.__name__.replace("_", "-"))(command)
 app.add_typer(keys_app, name="keys")
