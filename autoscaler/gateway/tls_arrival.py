@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Protocol, cast
+import types
+from collections.abc import Awaitable, Coroutine, Generator
+from typing import Protocol, TypeVar, cast
 
 HANDSHAKE_S = 10.0
 _SHUTDOWN_S = 5.0
+_T = TypeVar("_T")
 
 
 class Owner(Protocol):
@@ -41,8 +44,19 @@ class TlsArrival(asyncio.Protocol):
             plain.abort()  # without TLS there is no way to say why
             return
         self._transport = plain
-        plain.pause_reading()
-        self._handshake = self._owner.loop.create_task(self._shake_hands(plain))
+        early = _Early()
+        upgrade = self._owner.loop.start_tls(
+            *(plain, early, self._context),
+            server_side=True,
+            ssl_handshake_timeout=HANDSHAKE_S,
+            ssl_shutdown_timeout=_SHUTDOWN_S,
+        )
+        # Its first step, which puts TLS before us, is taken here and not by the task: uvloop reads from now on,
+        # and a client's first bytes would come before the task does.
+        awaited = upgrade.send(None)
+        self._handshake = self._owner.loop.create_task(
+            self._shake_hands(plain, early, _rest_of(upgrade, awaited))
+        )
 
     def abort(self) -> None:
         """Give up."""
@@ -51,15 +65,14 @@ class TlsArrival(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def _shake_hands(self, plain: asyncio.Transport) -> None:
-        early = _Early()
+    async def _shake_hands(
+        self,
+        plain: asyncio.Transport,
+        early: _Early,
+        upgrade: Awaitable[asyncio.Transport | None],
+    ) -> None:
         try:
-            secured = await self._owner.loop.start_tls(
-                *(plain, early, self._context),
-                server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_S,
-                ssl_shutdown_timeout=_SHUTDOWN_S,
-            )
+            secured = await upgrade
         except (OSError, EOFError, RuntimeError):  # ssl.SSLError and timeouts are OSErrors
             secured = None
         except asyncio.CancelledError:
@@ -71,6 +84,18 @@ class TlsArrival(asyncio.Protocol):
             plain.abort()
             return
         early.hand_over(secured, self._owner.agreed(self))
+
+
+@types.coroutine
+def _rest_of(begun: Coroutine[object, None, _T], awaited: object) -> Generator[object, None, _T]:
+    """Run what is left of a coroutine whose first step was taken, and waits for `awaited`."""
+    try:
+        yield awaited
+    except BaseException as exc:
+        begun.throw(exc)
+        raise
+    rest: _T = yield from begun
+    return rest
 
 
 class _Early(asyncio.Protocol):

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -83,6 +84,33 @@ async def test_http_1_1_is_agreed_upon_and_nothing_below_tls_1_2(start: Any, pai
 
     assert agreed.selected_alpn_protocol() == "http/1.1"
     assert agreed.version() in ("TLSv1.2", "TLSv1.3")
+
+
+async def test_a_client_that_speaks_before_we_look_is_not_overheard(
+    pair: Path, tmp_path: Path
+) -> None:
+    """The real command, since its event loop reads sooner than the tests'."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "autoscaler.gateway", "--listen", address, "--tls", str(pair)),
+        *("--control", str(tmp_path / "control.sock"), "--max-connections", "500"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert started.stderr is not None
+    try:
+        async with asyncio.timeout(60):
+            assert b"gateway_listening" in await started.stderr.readline()
+            connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=trusting(pair))
+            async with aiohttp.ClientSession(connector=connector) as client:
+                for _ in range(4):
+                    await asyncio.gather(
+                        *(client.get(f"https://{address}/health") for _ in range(50))
+                    )
+    finally:
+        started.kill()
+        await started.communicate()
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
