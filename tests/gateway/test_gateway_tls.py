@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import ssl
 import sys
@@ -86,31 +87,45 @@ async def test_http_1_1_is_agreed_upon_and_nothing_below_tls_1_2(start: Any, pai
     assert agreed.version() in ("TLSv1.2", "TLSv1.3")
 
 
-async def test_a_client_that_speaks_before_we_look_is_not_overheard(
+def client_hello(context: ssl.SSLContext) -> bytes:
+    outgoing = ssl.MemoryBIO()
+    shaking = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="front.test")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        shaking.do_handshake()
+    return outgoing.read()
+
+
+async def test_a_client_that_spoke_before_it_was_accepted_is_answered(
     pair: Path, tmp_path: Path
 ) -> None:
-    """The real command, since its event loop reads sooner than the tests'."""
+    """The real command, since its event loop reads sooner than the tests' own."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        port = bound.getsockname()[1]
     started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "autoscaler.gateway", "--listen", address, "--tls", str(pair)),
-        *("--control", str(tmp_path / "control.sock"), "--max-connections", "500"),
+        *(sys.executable, "-m", "autoscaler.gateway", "--listen", f"127.0.0.1:{port}"),
+        *("--tls", str(pair), "--control", str(tmp_path / "control.sock")),
+        *("--max-connections", "500"),
         stderr=asyncio.subprocess.PIPE,
     )
     assert started.stderr is not None
     try:
         async with asyncio.timeout(60):
             assert b"gateway_listening" in await started.stderr.readline()
-            connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=trusting(pair))
-            async with aiohttp.ClientSession(connector=connector) as client:
-                for _ in range(4):
-                    await asyncio.gather(
-                        *(client.get(f"https://{address}/health") for _ in range(50))
-                    )
+            started.send_signal(signal.SIGSTOP)  # so that all of it lies ready at the accept
+            clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+            for _, writer in clients:
+                writer.write(client_hello(trusting(pair)))
+                await writer.drain()
+            started.send_signal(signal.SIGCONT)
+            answers = [await reader.readexactly(1) for reader, _ in clients]
+            for _, writer in clients:
+                writer.close()
     finally:
         started.kill()
         await started.communicate()
+
+    assert set(answers) == {b"\x16"}  # a record of the handshake
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
