@@ -196,4 +196,6 @@ def _is_loopback(host: str) -> bool:
 def _reason(exc: Exception) -> str:
     if isinstance(exc, TimeoutError):
         return "timed out"
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        return exc.os_error.strerror or "no connection"
     return (str(exc) or type(exc).__name__)[:200]

@@ -38,6 +38,8 @@ async def halt_daemon(whose: Marked, project: str) -> Halt:
     if whose.socket is not None:
         try:
             paused = await _pause_all(whose)
+        except (aiohttp.ClientConnectorError, FileNotFoundError):
+            pass  # nobody is there: asking for a witness says so
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as exc:
             notes.append(f"no daemon was paused: {whose.socket}: {str(exc) or 'timed out'}")
         else:
@@ -46,15 +48,15 @@ async def halt_daemon(whose: Marked, project: str) -> Halt:
         witness = await ask(whose.daemons, whose.owner, project)
     except NoWitness as exc:
         if paused is None:
-            notes.append(
-                f"no daemon of this mark answers ({exc}). One that lives elsewhere would rent again: "
-                "stop it there. This goes on deleting whatever appears until none does"
-            )
+            notes += [
+                f"no daemon was paused: {exc}",
+                "one that lives elsewhere would rent again: stop it there. What appears is deleted too",
+            ]
         return Halt(paused is not None, paused or (), notes=tuple(notes))
     if paused is None:
         notes.append(
-            f"a daemon lives at {witness.where} and took no orders from here: it would rent again. "
-            "Stop it there, or run panic there"
+            f"a daemon lives at {witness.where} and takes no orders from here: it would rent again. "
+            "Stop it, or run panic on its host"
         )
     return Halt(True, paused or (), witness.creating, tuple(notes))
 

@@ -18,7 +18,7 @@ from autoscaler.cli.ask import DEFAULT_CONFIG, ConfigOption, YesOption
 from autoscaler.cli.connection import JsonOption, Table, confirmed, said_errors, show
 from autoscaler.cli.tryout import TrialSettings, Tryout, cheapest, least_cost
 from autoscaler.config import Config
-from autoscaler.config_file import read_config, read_policy
+from autoscaler.config_file import check_floors, read_config, read_policy
 from autoscaler.domain.money import Money
 from autoscaler.errors import ConfigError
 from autoscaler.quantity import parse_duration, show_duration
@@ -45,8 +45,10 @@ def trial(
     the VM. No daemon may run on this state_dir meanwhile. The facts of the cloud that it confirms are kept for `run`.
     """
     with said_errors():
-        settings = _settings(policy, max_cost, load, concurrency)
+        settings = read_settings(policy, max_cost, load, concurrency)
         found = read_config(config)
+        if not found.cloud.is_loopback:
+            check_floors(policy, settings.policy)
         _ask(settings, found, yes=yes)
         run = Tryout(settings, found, lambda line: typer.echo(line, err=json))
         report = asyncio.run(run.run())
@@ -60,7 +62,12 @@ def trial(
         raise typer.Exit(_EXIT_INTERRUPTED if run.is_interrupted else _EXIT_ENDED)
 
 
-def _settings(policy: Path, max_cost: str, load: str, concurrency: int | None) -> TrialSettings:
+def read_settings(policy: Path, max_cost: str, load: str, concurrency: int | None) -> TrialSettings:
+    """What the options say.
+
+    Raises:
+        ConfigError: a value is not fit for use, or the policy is wrong.
+    """
     try:
         most = Money(Decimal(max_cost.removeprefix("$")))
         length = parse_duration(load)
@@ -114,7 +121,9 @@ def lines(report: Report) -> list[str]:
             f"{measured.done} answered, {measured.failed} failed"
             + (f" ({measured.why})" if measured.why else ""),
         ]
-    found += ["", f"receipt    {report.receipt or 'no VM was rented'}; trial {report.cost}"]
+    receipt = (report.receipt or "no VM was rented").split("; ")
+    found += ["", *(f"{'receipt' if i == 0 else '':10} {line}" for i, line in enumerate(receipt))]
+    found.append(f"{'':10} the whole trial: {report.cost}")
     if report.facts:
         found += ["", *_facts(report.facts)]
     return found

@@ -8,11 +8,12 @@ import ctypes
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 from autoscaler.brakes.facts import facts_key, read_facts, write_facts
 from autoscaler.brakes.recording import RecordingCloud
@@ -35,6 +36,8 @@ from autoscaler.policies import PolicyBook
 from autoscaler.policy import Mode, NodeBounds, Policy
 from autoscaler.store.protocol import Store
 from autoscaler.store.sqlite import SqliteStore
+
+T = TypeVar("T")
 
 _ACTOR = "trial"
 _START_S = 30.0
@@ -144,17 +147,7 @@ class Tryout:
         return report
 
     async def _in_house(self, daemon: Daemon, running: asyncio.Task[None], url: str) -> Report:
-        started = asyncio.create_task(daemon.started.wait(), name="trial start")
-        try:
-            await asyncio.wait({started, running}, return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                await running
-                raise ConfigError("the trial was stopped before it began")
-        except BaseExceptionGroup as group:
-            ours = group.subgroup(AutoscalerError)
-            raise _first(ours) if ours is not None else group from None
-        finally:
-            started.cancel()
+        await _unless_ended(running, daemon.started.wait())
         self._catch_signals()
         assert self._recording is not None  # the daemon has opened its cloud
         timings, settings = self._config.timings, self._settings
@@ -175,7 +168,7 @@ class Tryout:
             self._clock,
             self._told,
         )
-        return await self._trial.run()
+        return await _unless_ended(running, self._trial.run())
 
     def _watched(self, cloud: CloudSettings, clock: Clock) -> RecordingCloud:
         self._recording = RecordingCloud(open_cloud(cloud, clock), clock)
@@ -238,6 +231,26 @@ class Tryout:
             await _let_go(store, model, self._clock)
         finally:
             await store.close()
+
+
+async def _unless_ended(running: asyncio.Task[None], wanted: Coroutine[Any, Any, T]) -> T:
+    """Wait for something that the daemon must live for.
+
+    Raises:
+        AutoscalerError: the daemon ended first, by this.
+    """
+    waiting = asyncio.create_task(wanted, name="trial")
+    try:
+        await asyncio.wait({waiting, running}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        await running
+        raise ConfigError("the trial's daemon was stopped: `autoscaler audit` says what is left")
+    except BaseExceptionGroup as group:
+        ours = group.subgroup(AutoscalerError)
+        raise _first(ours) if ours is not None else group from None
+    finally:
+        waiting.cancel()
 
 
 @dataclass(frozen=True, slots=True)

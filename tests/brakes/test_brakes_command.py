@@ -121,7 +121,7 @@ async def test_panic_given_up_says_what_is_left_and_what_it_costs(
     assert result.exit_code == 1, result.output
     assert f"left: vm {name()}" in result.stdout
     assert "given up after 1s" in result.stdout
-    assert "no daemon of this mark answers" in result.stdout
+    assert "no daemon was paused" in result.stdout
 
 
 async def test_a_refused_key_is_told_by_its_exit_status(shell: Type, mkinf: ScriptedMkinf) -> None:
