@@ -32,6 +32,7 @@ class _Answer(BaseModel):
 
 class _EndpointState(_Answer):
     url: str
+    host_name: str | None = None
     weight: float
     max_inflight: int
     state: Literal["active", "draining"]
@@ -45,8 +46,13 @@ class _PoolState(_Answer):
     endpoints: dict[str, _EndpointState]
 
 
+class _Predecessor(_Answer):
+    fresh: bool
+
+
 class _State(_Answer):
     boot_id: str
+    predecessors: list[_Predecessor] = []
     pools: dict[str, _PoolState]
 
 
@@ -57,14 +63,20 @@ class GatewayBalancer:
         control: the gateway's control socket.
         name: unique among the configured balancers.
         answer_time: for one call.
+        authority: the certificate, in PEM form, of who vouches for servers of https URLs.
     """
 
     def __init__(
-        self, control: Path, name: str = "gateway", answer_time: timedelta = _ANSWER_TIME
+        self,
+        control: Path,
+        name: str = "gateway",
+        answer_time: timedelta = _ANSWER_TIME,
+        authority: str | None = None,
     ) -> None:
         self._control = control
         self._name = name
         self._answer_time = answer_time
+        self._authority = authority
         self._session: aiohttp.ClientSession | None = None
         self._queues_in_engine: set[ModelName] = set()
 
@@ -99,6 +111,8 @@ class GatewayBalancer:
                 for endpoint_id, endpoint in (pool.endpoints.items() if pool is not None else ())
             ),
             incarnation=state.boot_id,
+            # what they have is in the sum above, unless they do not answer the gateway
+            old_processes=sum(not one.fresh for one in state.predecessors),
             waiting=pool.waiting if pool is not None else 0,
             at=datetime.now(UTC),
         )
@@ -152,6 +166,7 @@ class GatewayBalancer:
             "url": endpoint.url,
             "weight": endpoint.weight,
             "max_inflight": self._max_in_flight(model, endpoint),
+            **self._trust(endpoint),
         }
         await self._change("/v1/endpoints/add", body)
         if not self._has(await self._state(), model, endpoint):
@@ -204,6 +219,12 @@ class GatewayBalancer:
             await self._session.close()
             self._session = None
 
+    def _trust(self, endpoint: Endpoint) -> dict[str, object]:
+        """Who must vouch for it; left out where it speaks plain HTTP, so that an older gateway understands."""
+        if endpoint.host_name is None or self._authority is None:
+            return {}
+        return {"trust": {"authority": self._authority, "host_name": endpoint.host_name}}
+
     def _max_in_flight(self, model: ModelName, endpoint: Endpoint) -> int:
         """How many requests the gateway may place there at once; 0 is no bound."""
         return 0 if model in self._queues_in_engine else max(1, endpoint.capacity)
@@ -212,6 +233,7 @@ class GatewayBalancer:
         known = _endpoint(state, model, endpoint.id)
         return known is not None and (
             known.url == endpoint.url.rstrip("/")
+            and known.host_name == (endpoint.host_name if self._authority is not None else None)
             and known.state == "active"
             and known.weight == endpoint.weight
             and known.max_inflight == self._max_in_flight(model, endpoint)

@@ -9,10 +9,10 @@ takes no new connection, serves those it has, keeps its line, and does as the yo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -92,12 +92,18 @@ class Handover:
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
             while True:
-                peer, _ = await loop.sock_accept(self._listener)
+                try:
+                    peer, _ = await loop.sock_accept(self._listener)
+                except OSError as exc:  # no descriptor free, for one: clients go before
+                    log.warning("peer_not_accepted", why=str(exc))
+                    await asyncio.sleep(ANSWER_S)
+                    continue
                 peer.setblocking(False)
-                tasks.create_task(self._converse(peer))
+                conversation = tasks.create_task(self._converse(peer))
+                conversation.add_done_callback(partial(_closed, peer))  # also one that never began
 
     async def _converse(self, peer: socket.socket) -> None:
-        with peer, contextlib.suppress(OSError, TimeoutError, PeerGone, PeerSilent):
+        try:
             async with asyncio.timeout(ANSWER_S):
                 question = await receive(peer, Question)
             if question.ask == "sockets":
@@ -105,6 +111,10 @@ class Handover:
             else:
                 async with asyncio.timeout(ANSWER_S):
                     await send(peer, self._answer(question))
+        except (OSError, TimeoutError, PeerGone, PeerSilent) as exc:
+            log.debug("peer_broke_off", why=str(exc) or type(exc).__name__)
+        except Exception:
+            log.exception("peer_not_answered")  # clients are served whatever it was
 
     async def _give_sockets(self, peer: socket.socket) -> None:
         if self.is_retired or self.pools.is_stopping or not self.may_change.is_set():
@@ -144,6 +154,10 @@ class Handover:
         )
 
 
+def _closed(peer: socket.socket, _done: asyncio.Task[None]) -> None:
+    peer.close()
+
+
 def counts(pools: Pools) -> dict[str, PoolCount]:
     """What this process itself has in flight and in line."""
     return {
@@ -166,7 +180,8 @@ def apply(pools: Pools, news: Question) -> None:
             if known.id not in told:
                 pool.remove(known)
         for endpoint in told.values():
-            _apply_one(pool, Endpoint(endpoint.id, endpoint.url), endpoint.state)
+            there = Endpoint(endpoint.id, endpoint.url, trust=endpoint.trust)
+            _apply_one(pool, there, endpoint.state)
             known = pool.endpoints[endpoint.id]
             known.weight, known.max_inflight = endpoint.weight, endpoint.max_inflight
             known.elsewhere = endpoint.in_flight
@@ -183,3 +198,4 @@ def _apply_one(pool: Pool, told: Endpoint, state: EndpointState) -> None:
         pool.drain(known)
     else:
         known.url, known.state, known.drained_at = told.url, state, None
+        known.trust = told.trust

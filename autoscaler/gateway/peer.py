@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from autoscaler.gateway.endpoint import EndpointState
+from autoscaler.gateway.endpoint import EndpointState, Trust
 from autoscaler.gateway.settings import GatewaySettings
 
 SUFFIX = ".gw"
@@ -47,6 +47,12 @@ class EndpointNews(_Message):
     max_inflight: int
     state: EndpointState
     in_flight: int = Field(ge=0)
+    authority: str = ""
+    host_name: str = ""
+
+    @property
+    def trust(self) -> Trust | None:
+        return Trust(self.authority, self.host_name) if self.authority else None
 
 
 class Question(_Message):
@@ -142,6 +148,7 @@ def take_sockets(path: Path) -> tuple[socket.socket, Answer, list[socket.socket]
         PeerGone, PeerSilent: as they say.
     """
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    handed: list[socket.socket] = []
     try:
         peer.settimeout(ANSWER_S * 2)
         peer.connect(str(path))
@@ -150,7 +157,7 @@ def take_sockets(path: Path) -> tuple[socket.socket, Answer, list[socket.socket]
         prefix, fds, _, _ = socket.recv_fds(
             peer, _LENGTH.size, _MAX_SOCKETS, socket.MSG_CMSG_CLOEXEC
         )
-        handed = [socket.socket(fileno=fd) for fd in fds]
+        handed += [socket.socket(fileno=fd) for fd in fds]
         if len(prefix) < _LENGTH.size:
             raise PeerSilent(f"{path}: it closed the connection")
         with peer.makefile("rb") as stream:
@@ -163,8 +170,9 @@ def take_sockets(path: Path) -> tuple[socket.socket, Answer, list[socket.socket]
     except (ConnectionRefusedError, FileNotFoundError) as exc:
         peer.close()
         raise PeerGone(str(path)) from exc
-    except OSError as exc:
-        peer.close()
+    except (OSError, PeerSilent) as exc:
+        for opened in (peer, *handed):
+            opened.close()
         raise PeerSilent(f"{path}: {exc}") from exc
 
 

@@ -38,6 +38,7 @@ from autoscaler.gateway.sockets import Handed
 log = structlog.get_logger(__name__)
 
 _EACH_S = 0.25
+_MISSES_TOLD = 2
 
 
 @dataclass(eq=False, slots=True)
@@ -47,6 +48,7 @@ class Predecessor:
     path: Path
     counts: dict[str, PoolCount] = field(default_factory=dict)
     is_fresh: bool = False
+    misses: int = 0
 
     @property
     def running(self) -> int:
@@ -62,6 +64,13 @@ class Succession:
     sockets: list[Handed]
     state: str
     is_done: bool = False
+
+    def close(self) -> None:
+        """End it; if it is not done, the elder goes on as before."""
+        self.peer.close()
+        if not self.is_done:
+            for one in self.sockets:
+                one.opened.close()
 
     async def finish(self) -> Predecessor:
         """Say that we serve; the elder accepts nothing more from here on.
@@ -132,7 +141,10 @@ class Predecessors:
         """Ask again and again, until cancelled."""
         while True:
             await asyncio.sleep(_EACH_S)
-            await self.tell()
+            try:
+                await self.tell()
+            except Exception:
+                log.exception("predecessors_not_told")  # clients are served whatever it was
 
     async def stop(self) -> None:
         """Let them refuse who still waits."""
@@ -166,11 +178,11 @@ class Predecessors:
             one.path.unlink(missing_ok=True)
             log.info("predecessor_gone", name=one.path.stem, cut=one.running)
         except PeerSilent as exc:
-            if one.is_fresh:
+            one.is_fresh, one.misses = False, one.misses + 1
+            if one.misses == _MISSES_TOLD:  # a single one is its end, as a rule
                 log.warning("predecessor_silent", name=one.path.stem, why=str(exc))
-            one.is_fresh = False
         else:
-            one.counts, one.is_fresh = answer.counts, True
+            one.counts, one.is_fresh, one.misses = answer.counts, True, 0
 
     def _news(self, pool: Pool, one: Predecessor) -> list[EndpointNews]:
         own = one.counts.get(pool.settings.model, PoolCount()).endpoints
@@ -182,6 +194,8 @@ class Predecessors:
                 max_inflight=e.max_inflight,
                 state=e.state,
                 in_flight=max(0, e.load - own.get(e.id, 0)),
+                authority=e.trust.authority if e.trust is not None else "",
+                host_name=e.trust.host_name if e.trust is not None else "",
             )
             for e in pool.endpoints.values()
         ]

@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 
 _HOUSEKEEPING_S = 1.0
 _DRAIN_POLL_S = 0.25
+_IDLE_S = 1.0  # long enough for a client that asks on a kept connection just now
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -128,6 +129,8 @@ class Gateway:
             handover.open(folder_of(self.settings))
             stack.callback(handover.close)
             succession = await self._meet(predecessors, handover, state_file)
+            if succession is not None:
+                stack.callback(succession.close)
             upstreams = Upstreams(loop, self.settings.node_keepalive_s)
             stack.callback(upstreams.close)
             door, bodies = self.door, self.bodies
@@ -246,11 +249,15 @@ class Gateway:
         return {"tls": settings.tls is not None, "keys": settings.client_keys is not None}
 
     async def _finish(self, clients: ClientServer) -> None:
-        """Retired: serve who is connected until the last is gone, or until asked to stop."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.drain_timeout_s):
-                while clients.connections and not self._stopping.is_set():
-                    await clients.emptied(_DRAIN_POLL_S)
+        """Retired: serve who is connected, until all of them have been idle for a while, or until asked to stop."""
+        loop = asyncio.get_running_loop()
+        deadline, busy_at = loop.time() + self.settings.drain_timeout_s, loop.time()
+        while clients.connections and not self._stopping.is_set() and loop.time() < deadline:
+            if not all(connection.is_idle for connection in clients.connections):
+                busy_at = loop.time()
+            elif loop.time() - busy_at >= _IDLE_S:
+                return
+            await clients.emptied(_DRAIN_POLL_S)
 
     async def _drain(
         self,

@@ -147,3 +147,15 @@ async def test_a_server_that_refuses_connections_is_down_until_it_answers(
     finally:
         await balancer.close()
         await process.stop()
+
+
+async def test_an_older_process_that_does_not_say_what_it_has_is_no_zero(
+    lying: LyingGateway,
+) -> None:
+    lying.lists("draining")
+    told = ', "predecessors": [{"fresh": true}, {"fresh": false}]}'
+    lying.page = lying.page[:-1] + told
+
+    report = await lying.balancer.report(MODEL)
+
+    assert report.old_processes == 1
