@@ -7,8 +7,10 @@ import typer
 from autoscaler.cli.audit import audit
 from autoscaler.cli.cloud import cloud_app
 from autoscaler.cli.demo import demo
+from autoscaler.cli.doctor import doctor
 from autoscaler.cli.emulator import emulator
 from autoscaler.cli.gateway import gateway
+from autoscaler.cli.init import init
 from autoscaler.cli.inspect import events, explain, nodes, plan, status
 from autoscaler.cli.keys import keys_app
 from autoscaler.cli.offers import offers
@@ -30,6 +32,8 @@ app = typer.Typer(
 )
 for command in (
     demo,
+    init,
+    doctor,
     run,
     validate,
     status,

@@ -36,7 +36,7 @@ from autoscaler.traces.request import TracedRequest
 
 _TO_ZERO_S = 60.0
 _DEFAULT = DemoSettings()
-_EXTRA = {"emulated": ("matplotlib",), "llama.cpp": ("matplotlib", "xllamacpp", "gguf")}
+_EXTRA = {"emulated": (), "llama.cpp": ("xllamacpp", "gguf")}  # the picture can be done without
 _BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
 
 

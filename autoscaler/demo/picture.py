@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from autoscaler.demo.watch import Watch
 # One colour per offer type, told apart by colour-blind readers too.
 _TYPES = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00")
 _INK, _GREY, _RED, _BLUE, _GREEN = "#222222", "#999999", "#d62728", "#1f77b4", "#2a8a3e"
+
+
+def can_draw() -> bool:
+    """Whether what draws is installed: it is an extra."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw(path: Path, title: str, watch: Watch) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from autoscaler.demo.load import Seen, node_of
-from autoscaler.demo.picture import draw
+from autoscaler.demo.picture import can_draw, draw
 from autoscaler.demo.promise import is_stock_out
 from autoscaler.demo.settings import TTFT_TARGET_S, DemoSettings
 from autoscaler.demo.verdict import Verdict
@@ -158,7 +158,8 @@ def _rows(s: Summary, directory: Path) -> list[tuple[str, str]]:
         ("money", f"${s.usd:.2f} for {s.length_s * s.time_factor / 60:.0f} minutes of the cloud's clock; "
              f"its largest fleet, fixed: ${s.usd_fixed:.2f}{_less(s)}"),
         ("this host", f"{s.cpu_share:.0%} of two cores for {s.wall_s:.0f} s"),
-        ("report", f"{directory}/report.json, {directory}/picture.png"),
+        ("report", f"{directory}/report.json, " + (f"{directory}/picture.png" if can_draw() else
+             "no picture: pip install 'mkinf-autoscaler[demo]' adds what draws it")),
     ]  # fmt: skip
     found += [("warning", warning) for warning in s.warnings]
     if not s.problems:
@@ -216,7 +217,10 @@ def write(directory: Path, summary: Summary, watch: Watch) -> None:
     text = orjson.dumps(document, option=orjson.OPT_INDENT_2)
     (directory / "report.json").write_bytes(text)
     if watch.samples:
-        draw(directory / "picture.png", _title(summary), watch)
+        path = directory / "picture.png"
+        path.unlink(missing_ok=True)  # an earlier run's
+        if can_draw():
+            draw(path, _title(summary), watch)
 
 
 def _first_tokens(seen: Sequence[Seen]) -> dict[str, str]:

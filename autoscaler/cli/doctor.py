@@ -1,0 +1,51 @@
+"""`autoscaler doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import orjson
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from autoscaler.cli.ask import DEFAULT_CONFIG, ConfigOption, JsonOption
+from autoscaler.clock import SystemClock
+from autoscaler.cloud.mkinf.failures import clean
+from autoscaler.setup.doctor import examine
+from autoscaler.setup.findings import Finding, Verdict
+
+_COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
+
+
+def doctor(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
+    """Look at everything that the daemon needs: config, key, clock, prices, SSH, store, ports, balancer.
+
+    Changes nothing. Exit status: 0 nothing fails, 1 something does.
+    """
+    findings = asyncio.run(examine(config, SystemClock()))
+    if json:
+        options = orjson.OPT_INDENT_2
+        document = [finding.document() for finding in findings]
+        typer.echo(orjson.dumps({"findings": document}, option=options).decode())
+    else:
+        _show(findings)
+    if any(finding.verdict is Verdict.FAIL for finding in findings):
+        raise typer.Exit(1)
+
+
+def _show(findings: list[Finding]) -> None:
+    console = Console(highlight=False, markup=False)
+    for finding in findings:
+        # Text, not markup, and clean: the cloud's words must not paint the terminal
+        first, *more = [clean(each) for each in finding.found.splitlines()] or [""]
+        line = Text(f"{finding.verdict:<5}", style=_COLOURS[finding.verdict])
+        line.append(f" {finding.check}: {first}", style="default")
+        console.print(line, soft_wrap=True)
+        for each in more:
+            console.print(Text(f"      {each}"), soft_wrap=True)
+        if finding.remedy:
+            console.print(Text(f"      → {clean(finding.remedy)}"), soft_wrap=True)
+    count = Counter(finding.verdict for finding in findings)
+    console.print(", ".join(f"{count[verdict]} {verdict}" for verdict in Verdict))
