@@ -7,6 +7,7 @@ demo can be fast and a real account cannot be polled to death by a typo.
 from __future__ import annotations
 
 import ipaddress
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -23,6 +24,11 @@ _CALL_SLACK = timedelta(
 )  # for the renewal before a create call, and for the last look at it
 
 ReachMode = Literal["private", "tls", "tunnel", "public-plain"]
+
+
+_SSH_ADDRESS = r"^[a-z_][a-z0-9_.-]{0,31}@([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?$"
+_PUBLIC_KEY = r"^(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|ssh-rsa) [A-Za-z0-9+/]+=*( [ -~]*)?$"
+_NETWORK_ADDRESS = r"^[a-z0-9]+@|^[a-z]+://|^[^/]*:[0-9]+$"  # tcp@…, tcp://…, 10.0.0.5:9999
 
 
 class CloudSettings(Values):
@@ -146,13 +152,50 @@ class GatewaySettings(Values):
 
 
 class HaproxySettings(Values):
-    """One HAProxy, driven through its runtime API (deploy/haproxy/haproxy.cfg has the config that it needs)."""
+    """One HAProxy, driven through its runtime API (deploy/haproxy/haproxy.cfg has the config that it needs).
+
+    With `ssh` its sockets are on another host, and `ssh_host_key` is that host's public key.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")] = "haproxy"
     socket: Path
     master_socket: Path | None = None
+    ssh: Annotated[str, Field(pattern=_SSH_ADDRESS)] | None = None
+    ssh_host_key: Annotated[str, Field(pattern=_PUBLIC_KEY)] | None = None
+    ssh_key_file: Path | None = None  # default: the daemon's own
     backends: dict[str, str] = Field(default_factory=dict)
     check_interval: Duration = timedelta(seconds=1)
+
+    @field_validator("socket", "master_socket", mode="before")
+    @classmethod
+    def _no_port(cls, value: object) -> object:
+        """HAProxy's runtime API asks nobody who he is: whoever reaches a port of it drives it."""
+        if isinstance(value, str) and re.search(_NETWORK_ADDRESS, value):
+            raise ValueError(
+                "a network address, but HAProxy's runtime API has no password, so it is driven by a Unix socket "
+                'alone: give its path and, when HAProxy is on another host, ssh = "user@host" and ssh_host_key'
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if self.ssh is not None and self.ssh_host_key is None:
+            host = self.ssh_address[1]
+            raise ValueError(
+                f"ssh_host_key is missing: with ssh = {self.ssh!r} give that host's public key, as "
+                f"`ssh-keyscan -t ed25519 {host}` shows it without the name, compared on the host itself"
+            )
+        if self.ssh is None and (self.ssh_host_key or self.ssh_key_file):
+            raise ValueError(
+                'ssh is missing: ssh_host_key and ssh_key_file go with ssh = "user@host"'
+            )
+        return self
+
+    @property
+    def ssh_address(self) -> tuple[str, str, int]:
+        """User, host and port of `ssh`."""
+        where = urlsplit(f"ssh://{self.ssh}")
+        return where.username or "", where.hostname or "", where.port or 22
 
 
 class ServeSettings(Values):
@@ -250,6 +293,10 @@ class Config(Values):
     def _safe(self) -> Self:
         if self.balancer == "haproxy" and not self.haproxy:
             raise ValueError('balancer = "haproxy" needs at least one [[haproxy]] with its socket')
+        names = [haproxy.name for haproxy in self.haproxy]
+        for name in names:
+            if names.count(name) > 1 or name == "gateway":
+                raise ValueError(f"haproxy.name: {name!r} is taken: give each [[haproxy]] its own")
         self._leases_outlast_calls()
         if not self.cloud.is_loopback:
             for problem in self.unfit_for_a_real_cloud():

@@ -61,8 +61,10 @@ def read_config(path: Path) -> Config:
             "haproxy": tuple(
                 h.model_copy(
                     update={
-                        "socket": base / h.socket,
-                        "master_socket": absolute(h.master_socket),
+                        # those of another host are that host's paths
+                        "socket": h.socket if h.ssh else base / h.socket,
+                        "master_socket": h.master_socket if h.ssh else absolute(h.master_socket),
+                        "ssh_key_file": absolute(h.ssh_key_file),
                     }
                 )
                 for h in config.haproxy

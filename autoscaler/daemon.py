@@ -17,6 +17,7 @@ import structlog
 
 from autoscaler.balance.assemble import build_balancers
 from autoscaler.balance.group import BalancerGroup
+from autoscaler.balance.remote import HaproxySockets
 from autoscaler.brakes.proof import Proof
 from autoscaler.clock import Clock, SystemClock
 from autoscaler.cloud.mkinf.connect import open_cloud, settings_of
@@ -38,7 +39,7 @@ from autoscaler.health import Health
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.firewall import FirewallGate
 from autoscaler.nodes.inventory import Owner
-from autoscaler.nodes.keys import client_key, public_line
+from autoscaler.nodes.keys import client_key, private_key, public_line
 from autoscaler.nodes.launch import Launcher, Scripts
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.listing import InventoryFeed
@@ -113,7 +114,10 @@ class Daemon:
         try:
             async with aiohttp.ClientSession(trust_env=False) as session:
                 cloud = self._open_cloud(self.config.cloud, self.clock)
-                balancers = build_balancers(self.config, self.clock.boot_s)
+                self.sockets = HaproxySockets(
+                    self.config.haproxy, lambda path: key if path is None else private_key(path)
+                )
+                balancers = build_balancers(self.config, self.sockets, self.clock.boot_s)
                 try:
                     self._build(store, cloud, balancers, session, public_line(key))
                     self._prober.use(key)
@@ -122,6 +126,7 @@ class Daemon:
                     for feed in self._feeds.values():
                         await feed.close()
                     await balancers.close()
+                    await self.sockets.close()
                     await cloud.close()
         finally:
             await store.close()
@@ -271,7 +276,11 @@ class Daemon:
         if model not in self._feeds:
             policy = self.book.policies[model]
             self._feeds[model] = build_feed(
-                policy, self.config, self._session, lambda: self.balancers.overlooked(model)
+                policy,
+                self.config,
+                self._session,
+                lambda: self.balancers.overlooked(model),
+                self.sockets.stats,
             )
         return self._feeds[model]
 

@@ -31,6 +31,12 @@ FORMS = {
         "up to 128 letters, digits and . _ / : -, the first a letter or a digit"
     ),
     r"^[A-Z_][A-Z0-9_]*$": "capital letters, digits and _, as of an environment variable",
+    r"^[a-z_][a-z0-9_.-]{0,31}@([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?$": (
+        "USER@HOST or USER@HOST:PORT, an IPv6 address in brackets"
+    ),
+    r"^(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|ssh-rsa) [A-Za-z0-9+/]+=*( [ -~]*)?$": (
+        'a public key on one line, as in /etc/ssh/ssh_host_ed25519_key.pub: "ssh-ed25519 AAAA…"'
+    ),
     r"^[a-z0-9]{8}$": "exactly 8 small letters and digits",
     r"^[a-z][a-z0-9-]{0,31}$": "up to 32 small letters, digits and -, the first a letter",
     r"^[a-z][a-z0-9]{0,7}$": "up to 8 small letters and digits, the first a letter",

@@ -9,25 +9,28 @@ from autoscaler.balance.group import BalancerGroup
 from autoscaler.balance.haproxy import HaproxyBalancer
 from autoscaler.balance.haproxy import HaproxySettings as HaproxyTarget
 from autoscaler.balance.presence import Patience
+from autoscaler.balance.remote import HaproxySockets
 from autoscaler.config import Config, HaproxySettings
 from autoscaler.domain.ids import ModelName
 
 
-def build_balancers(config: Config, boot_s: Callable[[], float]) -> BalancerGroup:
+def build_balancers(
+    config: Config, sockets: HaproxySockets, boot_s: Callable[[], float]
+) -> BalancerGroup:
     """The gateway, and before it the HAProxies where there are any: it is their activator and must know the nodes."""
     timings = config.timings
     patience = Patience(timings.balancer_grace, timings.balancer_absent_after)
     gateway = GatewayBalancer(config.gateway_control)
     if config.balancer == "gateway":
         return BalancerGroup([gateway], boot_s, patience)
-    fronts = [HaproxyBalancer(_target(one), one.name) for one in config.haproxy]
+    fronts = [HaproxyBalancer(_target(one, sockets), one.name) for one in config.haproxy]
     return BalancerGroup([gateway, *fronts], boot_s, patience, behind={gateway.name})
 
 
-def _target(settings: HaproxySettings) -> HaproxyTarget:
+def _target(settings: HaproxySettings, sockets: HaproxySockets) -> HaproxyTarget:
     return HaproxyTarget(
-        socket_path=settings.socket,
-        master_socket_path=settings.master_socket,
+        socket_path=sockets.stats(settings),
+        master_socket_path=sockets.master(settings),
         backends={ModelName(model): name for model, name in settings.backends.items()},
         check_interval=settings.check_interval,
     )

@@ -17,11 +17,11 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import structlog
 
 from autoscaler.balance.haproxy_backend import Backend, address_of, in_flight, server_state
+from autoscaler.balance.haproxy_channel import Where
 from autoscaler.balance.haproxy_socket import (
     ServerRow,
     ask,
@@ -61,8 +61,8 @@ class HaproxySettings:
         removal_time: how long one `remove` waits for idle connections to close.
     """
 
-    socket_path: Path
-    master_socket_path: Path | None = None
+    socket_path: Where
+    master_socket_path: Where | None = None
     backends: Mapping[ModelName, str] = field(default_factory=dict)
     server_prefix: str = "as-"
     activator: str = "activator"

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import errno
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from autoscaler.balance.haproxy_channel import LocalSocket, Where
 from autoscaler.errors import BalancerUnavailable
 
-ANSWER_LIMIT = 16 * 1024 * 1024  # 10,000 servers print about 4 MB
 ANSWER_TIME = timedelta(seconds=3)
 _CROWDED_PAUSE_S = 0.01
 
@@ -145,7 +144,7 @@ class ProcessInfo:
 
 
 async def ask(
-    path: Path, command: str, timeout: timedelta = ANSWER_TIME, *, is_master: bool = False
+    where: Where, command: str, timeout: timedelta = ANSWER_TIME, *, is_master: bool = False
 ) -> str:
     """Send one command and return the whole answer, stripped.
 
@@ -156,62 +155,34 @@ async def ask(
     """
     if "\n" in command:
         raise ValueError("one command a line, one line a connection")
+    socket = LocalSocket(where) if isinstance(where, Path) else where
+    await socket.prepare()
     try:
         async with asyncio.timeout(timeout.total_seconds()):
             while (  # noqa: ASYNC110 -- HAProxy sends no event when a place is free
-                answer := await _exchange(path, command, is_master)
+                answer := await socket.exchange(command, ends_first=is_master)
             ) is None:
                 await asyncio.sleep(_CROWDED_PAUSE_S)
     except TimeoutError as exc:
         raise BalancerUnavailable(
-            f"HAProxy did not answer on {path} within {timeout.total_seconds():g} s: see that it"
+            f"HAProxy did not answer on {socket} within {timeout.total_seconds():g} s: see that it"
             " is not stopped or starved of CPU"
         ) from exc
     except OSError as exc:
         raise BalancerUnavailable(
-            f"HAProxy cannot be asked on {path} ({exc.strerror or exc}): start it, give its"
+            f"HAProxy cannot be asked on {socket} ({exc.strerror or exc}): start it, give its"
             " `stats socket` this path with `level admin`, and let this user write to it"
         ) from exc
-    if answer == "Permission denied":
+    text = answer.decode("utf-8", "replace").strip()
+    if text == "Permission denied":
         raise BalancerUnavailable(
-            f"HAProxy refuses commands on {path}: add `level admin` to its `stats socket` line"
+            f"HAProxy refuses commands on {socket}: add `level admin` to its `stats socket` line"
         )
-    return answer
-
-
-async def _exchange(path: Path, command: str, is_master: bool) -> str | None:
-    """Ask once; None when the socket's queue was full, so that nothing was sent.
-
-    HAProxy takes `stats maxconn` connections (10 unless told) and queues as many. Beyond that the kernel answers
-    "try again", which asyncio takes for a connection in progress: the first write then finds none.
-    """
-    try:
-        reader, writer = await asyncio.open_unix_connection(str(path))
-    except BlockingIOError:
-        return None
-    try:
-        # no drain(): one command fits the socket's buffer
-        writer.write(command.encode("ascii") + b"\n")
-        if is_master and writer.can_write_eof():
-            writer.write_eof()
-        answer = bytearray()
-        while chunk := await reader.read(65536):
-            answer += chunk
-            if len(answer) > ANSWER_LIMIT:
-                raise BalancerUnavailable(
-                    f"HAProxy answered more than {ANSWER_LIMIT} bytes on {path}: is it HAProxy?"
-                )
-    except OSError as exc:
-        if exc.errno == errno.ENOTCONN:
-            return None
-        raise
-    finally:
-        writer.close()
-    return answer.decode("utf-8", "replace").strip()
+    return text
 
 
 async def show_stat(
-    path: Path, backend: str | None = None, timeout: timedelta = ANSWER_TIME
+    where: Where, backend: str | None = None, timeout: timedelta = ANSWER_TIME
 ) -> list[StatRow]:
     """Read `show stat`: everything, or one backend with its servers; empty when there is no such backend.
 
@@ -219,88 +190,88 @@ async def show_stat(
         BalancerUnavailable: no answer, or not one of HAProxy's.
     """
     scope = "" if backend is None else f" {backend_name(backend)} 6 -1"
-    answer = await ask(path, f"show stat{scope}", timeout)
+    answer = await ask(where, f"show stat{scope}", timeout)
     if answer.startswith("No such proxy"):
         return []
     lines = answer.splitlines()
     if not lines or not lines[0].startswith("# pxname,svname,"):
-        raise BalancerUnavailable(_unreadable(path, "show stat", answer))
+        raise BalancerUnavailable(_unreadable(where, "show stat", answer))
     try:
         columns = lines[0].removeprefix("# ").split(",")
         return [_stat_row(row) for row in csv.DictReader(lines[1:], columns)]
     except (KeyError, ValueError, csv.Error) as exc:
-        raise BalancerUnavailable(_unreadable(path, "show stat", answer)) from exc
+        raise BalancerUnavailable(_unreadable(where, "show stat", answer)) from exc
 
 
 async def show_servers_state(
-    path: Path, backend: str, timeout: timedelta = ANSWER_TIME
+    where: Where, backend: str, timeout: timedelta = ANSWER_TIME
 ) -> list[ServerRow] | None:
     """Read `show servers state` of one backend; None when there is no such backend.
 
     Raises:
         BalancerUnavailable: no answer, or not one of HAProxy's.
     """
-    answer = await ask(path, f"show servers state {backend_name(backend)}", timeout)
+    answer = await ask(where, f"show servers state {backend_name(backend)}", timeout)
     if answer.startswith("Can't find backend"):
         return None
     lines = answer.splitlines()
     if len(lines) < 2 or lines[0] != "1" or not lines[1].startswith("# be_id "):
-        raise BalancerUnavailable(_unreadable(path, "show servers state", answer))
+        raise BalancerUnavailable(_unreadable(where, "show servers state", answer))
     columns = lines[1].removeprefix("# ").split(" ")
     try:
         rows = (dict(zip(columns, line.split(" "), strict=False)) for line in lines[2:])
         return [_server_row(row) for row in rows]
     except (KeyError, ValueError) as exc:
-        raise BalancerUnavailable(_unreadable(path, "show servers state", answer)) from exc
+        raise BalancerUnavailable(_unreadable(where, "show servers state", answer)) from exc
 
 
-async def show_info(path: Path, timeout: timedelta = ANSWER_TIME) -> ProcessInfo:
+async def show_info(where: Where, timeout: timedelta = ANSWER_TIME) -> ProcessInfo:
     """Read which process answers.
 
     Raises:
         BalancerUnavailable: no answer, or not one of HAProxy's.
     """
-    answer = await ask(path, "show info", timeout)
+    answer = await ask(where, "show info", timeout)
     facts = dict(line.split(": ", 1) for line in answer.splitlines() if ": " in line)
     try:
         return ProcessInfo(int(facts["Pid"]), int(facts["Uptime_sec"]), facts["Version"])
     except (KeyError, ValueError) as exc:
-        raise BalancerUnavailable(_unreadable(path, "show info", answer)) from exc
+        raise BalancerUnavailable(_unreadable(where, "show info", answer)) from exc
 
 
 async def sessions_on(
-    path: Path, backend: str, server: str, timeout: timedelta = ANSWER_TIME
+    where: Where, backend: str, server: str, timeout: timedelta = ANSWER_TIME
 ) -> list[str]:
     """The ids of the sessions that a server has, for `shutdown session ID`.
 
     `shutdown sessions server` alone misses those that waited when the server came up: HAProxy hands them over
     without entering them into the server's list (they do not count against its `maxconn` either).
     """
-    answer = await ask(path, "show sess", timeout)
+    answer = await ask(where, "show sess", timeout)
     placed = f" be={backend_name(backend)} srv={server_name(server)} "
     ids = (line.partition(":")[0] for line in answer.splitlines() if placed in line)
     return [session for session in ids if _SESSION_ID.fullmatch(session)]
 
 
-async def count_old_processes(master_path: Path, timeout: timedelta = ANSWER_TIME) -> int:
+async def count_old_processes(master: Where, timeout: timedelta = ANSWER_TIME) -> int:
     """Count the workers that a reload left behind because requests still run in them.
 
     Args:
-        master_path: the socket given to HAProxy by `-S`.
+        master: the socket given to HAProxy by `-S`.
 
     Raises:
         BalancerUnavailable: no answer, or not a master's.
     """
-    answer = await ask(master_path, "show proc", timeout, is_master=True)
+    answer = await ask(master, "show proc", timeout, is_master=True)
     if "# workers" not in answer:
-        raise BalancerUnavailable(_unreadable(master_path, "show proc", answer))
+        raise BalancerUnavailable(_unreadable(master, "show proc", answer))
     _, _, after = answer.partition(_OLD_WORKERS)
     old, _, _ = after.partition("#")
     return sum(1 for line in old.splitlines() if line.split()[1:2] == ["worker"])
 
 
-def _unreadable(path: Path, command: str, answer: str) -> str:
-    return f"`{command}` on {path} gave no table of HAProxy's but {answer[:120]!r}"
+def _unreadable(where: Where, command: str, answer: str) -> str:
+    return f"`{command}` on {where} gave no table of HAProxy's but {answer[:120]!r}"
 
 
 def _stat_row(row: Mapping[str, str]) -> StatRow:

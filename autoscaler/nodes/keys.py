@@ -27,11 +27,20 @@ def client_key(path: Path, key_type: KeyType) -> asyncssh.SSHKey:
     """
     if not path.exists():
         _make(path, key_type)
+    return private_key(path)
+
+
+def private_key(path: Path) -> asyncssh.SSHKey:
+    """Read an SSH key that is there.
+
+    Raises:
+        ConfigError: others may read the file, it is not ours, or it holds no usable key.
+    """
     text = read_private(path)
     try:
         return asyncssh.import_private_key(text)
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as exc:
-        raise ConfigError(f"ssh.key_file {path}: no private key without a passphrase") from exc
+        raise ConfigError(f"{path}: holds no private SSH key without a passphrase") from exc
 
 
 def public_line(key: asyncssh.SSHKey) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import aiohttp
 
-from autoscaler.config import Config
+from autoscaler.balance.haproxy_channel import Where
+from autoscaler.config import Config, HaproxySettings
 from autoscaler.domain.ids import slug
 from autoscaler.errors import ConfigError
 from autoscaler.observe.dialect import Dialect
@@ -40,6 +41,7 @@ DIALECTS: dict[Engine, Dialect] = {
 }
 
 
+SocketOf = Callable[[HaproxySettings], Where]
 Overlooked = Callable[[], Collection[str]]  # names of balancers that are not waited for now
 
 
@@ -48,6 +50,7 @@ def build_feed(
     config: Config,
     session: aiohttp.ClientSession,
     overlooked: Overlooked = frozenset,
+    sockets: SocketOf = lambda haproxy: haproxy.socket,
 ) -> SignalFeed:
     """Build the feed of one model. Opens nothing yet.
 
@@ -59,7 +62,7 @@ def build_feed(
     """
     feeders: list[Feeder] = []
     for settings in _sources(policy, config):
-        for source, role, balancer in _build(settings, policy, config, session):
+        for source, role, balancer in _build(settings, policy, config, session, sockets):
             if any(source.name == other.source.name for other in feeders):
                 raise ConfigError(
                     f"signals.sources: two are called {source.name!r}: give each a name of its own"
@@ -93,7 +96,11 @@ def _sources(policy: Policy, config: Config) -> tuple[SourceSettings, ...]:
 
 
 def _build(
-    settings: SourceSettings, policy: Policy, config: Config, session: aiohttp.ClientSession
+    settings: SourceSettings,
+    policy: Policy,
+    config: Config,
+    session: aiohttp.ClientSession,
+    sockets: SocketOf,
 ) -> list[tuple[Source, Role, str | None]]:
     """A source's parts, each with its role and the balancer of the config that it looks at."""
     name = settings.name or settings.kind
@@ -121,7 +128,7 @@ def _build(
         case "haproxy":
             return [
                 (source, Role.FRONT, balancer)
-                for source, balancer in _haproxies(name, settings, policy, config, session)
+                for source, balancer in _haproxies(name, settings, policy, config, session, sockets)
             ]
         case "prometheus":
             if settings.url is None:
@@ -145,6 +152,7 @@ def _haproxies(
     policy: Policy,
     config: Config,
     session: aiohttp.ClientSession,
+    sockets: SocketOf,
 ) -> list[tuple[HaproxySource, str | None]]:
     """One source for the socket or page that the policy names, else one for each HAProxy of the config."""
     backend = settings.backend or slug(policy.model)
@@ -159,7 +167,7 @@ def _haproxies(
         looks = [
             (
                 name if len(config.haproxy) == 1 else f"{name}-{haproxy.name}",
-                by_socket(haproxy.socket, haproxy.backends.get(policy.model, backend)),
+                by_socket(sockets(haproxy), haproxy.backends.get(policy.model, backend)),
                 haproxy.name,
             )
             for haproxy in config.haproxy

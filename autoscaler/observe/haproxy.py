@@ -12,10 +12,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import aiohttp
 
+from autoscaler.balance.haproxy_channel import Where
 from autoscaler.balance.haproxy_socket import show_info, show_stat
 from autoscaler.domain.signals import FigureName
 from autoscaler.errors import BalancerUnavailable, SourceUnavailable
@@ -118,7 +118,7 @@ class HaproxySource:
         return came
 
 
-def by_socket(socket: Path, backend: str) -> Look:
+def by_socket(socket: Where, backend: str) -> Look:
     """Look through the runtime socket: `show info` and `show stat`."""
 
     async def look() -> BackendSighting:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoscaler.balance import haproxy_socket
+from autoscaler.balance import haproxy_channel
 from autoscaler.balance.haproxy_socket import (
     ServerRow,
     ask,
@@ -102,7 +102,7 @@ async def test_silence_ends_at_the_deadline(fake_socket: StartFake) -> None:
 async def test_an_answer_without_end_is_cut_at_the_limit(
     fake_socket: StartFake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(haproxy_socket, "ANSWER_LIMIT", 100_000)
+    monkeypatch.setattr(haproxy_channel, "ANSWER_LIMIT", 100_000)
     fake = await fake_socket(lambda _command: "x" * 1_000_000)
 
     with pytest.raises(BalancerUnavailable, match="more than 100000 bytes"):
