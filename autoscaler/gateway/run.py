@@ -214,6 +214,8 @@ class Gateway:
             stack.callback(unlink)
         self.addresses = [opened.getsockname()[:2] for opened in sockets.of("client")]
         check_exposure(self.settings, self.addresses)
+        if any(one.inherited for one in sockets.opened if one.role == "client"):
+            self._compare_with_systemd()
         for opened in sockets.of("metrics"):
             self.metrics_address = opened.getsockname()[:2]
         handover.sockets = sockets.opened
@@ -243,6 +245,17 @@ class Gateway:
                 )
         notifier.send("READY=1")
         self.started.set()
+
+    def _compare_with_systemd(self) -> None:
+        """Say so where a config asks for another address than the one that systemd opened."""
+        listen = self.settings.listen
+        if listen != GatewaySettings().listen and set(listen) != set(self.addresses):
+            log.warning(
+                "listen_not_served",
+                listen=listen,
+                served=self.addresses,
+                hint="systemd opened the sockets: set ListenStream= in autoscaler-gateway.socket",
+            )
 
     def _guards(self) -> dict[str, bool]:
         settings = self.settings

@@ -56,7 +56,7 @@ def test_a_directory_is_read_whole_and_its_hidden_files_are_not(tmp_path: Path) 
         ("[keys.ann]\nsha256 = 5\n", "64 hex digits"),
         (key_entry("ann", "k", model="x"), "did you mean 'models'"),
         (key_entry("ann", "k", requests_per_minute=0), "greater than or equal to 1"),
-        (key_entry('"a b"', "k"), "pattern"),
+        (key_entry('"a b"', "k"), "keys.a b: found 'a b'"),
         (key_entry("ann", "k") + key_entry("bob", "k"), "the same key as ann's"),
         ("[key.ann]\n", "did you mean 'keys'"),
     ],

@@ -193,7 +193,7 @@ async def test_sockets_that_systemd_opened_are_taken_over(tmp_path: Path) -> Non
     )
     running = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", hand_over, str(opened.fileno())),
-        *("--control", str(tmp_path / "control.sock")),
+        *("--control", str(tmp_path / "control.sock"), "--listen", "127.0.0.1:1"),
         pass_fds=(opened.fileno(),),
         stderr=asyncio.subprocess.PIPE,
     )
@@ -207,11 +207,15 @@ async def test_sockets_that_systemd_opened_are_taken_over(tmp_path: Path) -> Non
             assert response.status == 200
         running.send_signal(signal.SIGTERM)
         async with asyncio.timeout(10):
-            assert await running.wait() == 0
+            _, log = await running.communicate()
     finally:
         if running.returncode is None:
             running.kill()
         await running.communicate()
+
+    assert running.returncode == 0
+    assert b"listen_not_served" in log
+    assert b"ListenStream=" in log
 
 
 async def test_a_wrong_address_is_refused_with_what_is_wanted(tmp_path: Path) -> None:
