@@ -169,6 +169,11 @@ def test_stopping_the_gateway_waits_longer_than_its_answers_may_run() -> None:
     assert drain_s + 30 <= stop_s
 
 
+def test_a_reload_of_the_gateway_starts_the_next_one() -> None:
+    assert setting("autoscaler-gateway.service", "ExecReload") == ["/bin/kill -USR2 $MAINPID"]
+    assert setting("autoscaler-gateway.service", "NotifyAccess") == ["main"]  # MAINPID= is heard
+
+
 def test_neither_service_is_ever_given_up() -> None:
     for service in SERVICES:
         assert setting(f"{service}.service", "Restart") == ["always"]
