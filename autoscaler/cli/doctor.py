@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
+from typing import Annotated
 
 import orjson
 import typer
@@ -19,12 +21,19 @@ from autoscaler.setup.findings import Finding, Verdict
 _COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
 
 
-def doctor(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
+def doctor(
+    config: ConfigOption = DEFAULT_CONFIG,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="the access key's file, when only the service sees the config's"),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
     """Look at everything that the daemon needs: config, key, clock, prices, SSH, store, ports, balancer.
 
     Changes nothing. Exit status: 0 nothing fails, 1 something does.
     """
-    findings = asyncio.run(examine(config, SystemClock()))
+    findings = asyncio.run(examine(config, SystemClock(), key_file))
     if json:
         options = orjson.OPT_INDENT_2
         document = [finding.document() for finding in findings]

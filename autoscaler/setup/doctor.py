@@ -30,14 +30,22 @@ from autoscaler.setup.here import (
 )
 from autoscaler.toml_file import read_text
 
+_CREDENTIALS = Path("/run/credentials")  # systemd's copies
 _CLOCK_OK = timedelta(seconds=5)
 _CLOCK_BAD = timedelta(seconds=60)
 
 
-async def examine(path: Path, clock: Clock) -> list[Finding]:
-    """Make every check that the config allows; the findings in the order in which one would mend them."""
+async def examine(path: Path, clock: Clock, key_file: Path | None = None) -> list[Finding]:
+    """Make every check that the config allows; the findings in the order in which one would mend them.
+
+    Args:
+        key_file: the access key's, where the config's is a copy that only the running service has.
+    """
     try:
         config = read_config(path)
+        if key_file is not None:
+            cloud = config.cloud.model_copy(update={"key_file": key_file})
+            config = config.model_copy(update={"cloud": cloud})
     except ConfigError as exc:
         remedy = "mend each line; `autoscaler init DIRECTORY` makes a config that works"
         return [fail("config", str(exc), remedy)]
@@ -70,6 +78,12 @@ def _owner(path: Path, config: Config) -> Finding:
 
 async def _cloud(config: Config, clock: Clock) -> list[Finding]:
     """The key, the clock, and what the cloud tells."""
+    own = config.cloud.key_file
+    if own is not None and own.is_relative_to(_CREDENTIALS) and not own.exists():
+        remedy = (
+            "name the original: autoscaler doctor --key-file /etc/autoscaler/mkinf.key, as root"
+        )
+        return [warn("key file", f"{own}: only the running service has it", remedy)]
     try:
         cloud = open_cloud(config.cloud, clock)
     except ConfigError as exc:

@@ -27,6 +27,10 @@ from autoscaler.store.sqlite_file import SCHEMA
 _ANSWER_S = 5.0
 _LEAST_FREE = 100 * 1024**2
 _GOOD_FREE = 1024**3
+_STORE_REMEDY = (
+    "put a good copy back (a migration leaves one beside it), or use the version that wrote it; before a daemon starts "
+    "without it: `autoscaler audit` lists the machines that it knew"
+)
 
 
 def check_policies(files: PolicyFiles) -> list[Finding]:
@@ -96,7 +100,7 @@ def check_store(config: Config) -> Finding:
         return fail("store", f"{path}: {exc.strerror}", "run this as the daemon's user, or as root")
     problem = _sick(path)
     if problem is not None:
-        return fail("store", f"{path}: {problem}", "docs/operating.md: when the store is damaged")
+        return fail("store", f"{path}: {problem}", _STORE_REMEDY)
     if free < _GOOD_FREE:
         return warn("store", f"{path}: {room}", "make room before the disk is full")
     return ok("store", f"{path}: whole ({room})")
@@ -213,7 +217,7 @@ def check_front(config: Config) -> list[Finding]:
         fail(
             key,
             f"{path}: no such file or directory",
-            "make it: docs/gateway.md, or `autoscaler keys new`",
+            "make it: docs/front-door.md, or `autoscaler keys new`",
         )
         for key, path in named
         if path is not None and not _is_there(path)

@@ -28,7 +28,10 @@ from autoscaler.setup.placing import NewFile, refuse_existing, staged
 _SYSTEM = Path("/etc")
 _SYSTEM_STATE = Path("/var/lib/autoscaler")
 _SYSTEM_RUNTIME = Path("/run/autoscaler")
+_SYSTEM_KEY = Path("/run/credentials/autoscaler.service/mkinf.key")
+_SYSTEM_CONTROL = Path("/run/autoscaler-gateway/control.sock")
 _RUNTIME = Path("run")
+_KEY = "mkinf.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ async def prove_project(answers: Answers, project: Project) -> int:
 
 def _client(answers: Answers, project: str | None) -> MkinfClient:
     given = {"url": answers.url} if answers.url else {}
-    source = answers.key or SecretFile(answers.key_file or Path("mkinf.key"))
+    source = answers.key or SecretFile(answers.key_file or Path(_KEY))
     try:
         settings = CloudSettings.model_validate({"key_file": "-", "project": project, **given})
     except ValueError as exc:
@@ -149,7 +152,7 @@ def write(answers: Answers, project: Project) -> tuple[Path, ...]:
     Raises:
         ConfigError: one of them is there already or cannot be written, or the answers make no valid config.
     """
-    files = _files(answers, project)
+    files = planned(answers, project)
     refuse_existing(answers.directory / path for path in files)
     folders = () if answers.is_system else (_RUNTIME,)  # systemd makes a service's
     with staged(answers.directory, files, folders) as stage:
@@ -161,22 +164,32 @@ def write(answers: Answers, project: Project) -> tuple[Path, ...]:
     return tuple(answers.directory / path for path in files)
 
 
-def _files(answers: Answers, project: Project) -> Mapping[Path, NewFile]:
+def planned(answers: Answers, project: Project) -> Mapping[Path, NewFile]:
+    """Every file that `write` makes, by its path below the directory, or its own.
+
+    Raises:
+        ConfigError: the key's file cannot be read.
+    """
     ssh_key = asyncssh.generate_private_key("ssh-ed25519", comment="autoscaler")
-    key_file = answers.key_file.resolve() if answers.key_file else Path("mkinf.key")
     files = {
-        Path("config.toml"): _text(_config(answers, project, key_file)),
+        Path("config.toml"): _text(_config(answers, project)),
         answers.policy_file: _text(_policy(answers)),
         **{Path(".schema") / f"{kind}.json": _text(shipped(kind)) for kind in KINDS},
         answers.state_dir / "ssh_key": NewFile(ssh_key.export_private_key("openssh"), 0o600),
     }
-    if answers.key is not None:
-        files[key_file] = NewFile(f"{answers.key.reveal()}\n".encode(), 0o600)
+    key = answers.key
+    if key is None and answers.is_system and answers.key_file != answers.directory / _KEY:
+        key = SecretFile(
+            answers.key_file or Path(_KEY)
+        ).read()  # the service's credential is read from there
+    if key is not None:
+        files[Path(_KEY)] = NewFile(f"{key.reveal()}\n".encode(), 0o600)
     return files
 
 
-def _config(answers: Answers, project: Project, key_file: Path) -> str:
+def _config(answers: Answers, project: Project) -> str:
     runtime = _SYSTEM_RUNTIME if answers.is_system else _RUNTIME
+    key_file = answers.key_file.resolve() if answers.key_file else Path(_KEY)
     return _template("config.toml.j2").render(
         state_dir=quoted(str(answers.state_dir)),
         runtime_dir=quoted(str(runtime)),
@@ -186,7 +199,8 @@ def _config(answers: Answers, project: Project, key_file: Path) -> str:
         url=quoted(answers.url) if answers.url else "",
         project=quoted(project.id),
         project_name=_comment(project.name or ""),
-        key_file=quoted(str(key_file)),
+        key_file=quoted(str(_SYSTEM_KEY if answers.is_system else key_file)),
+        control=quoted(str(_SYSTEM_CONTROL)) if answers.is_system else "",
         owner=quoted(secrets.token_hex(4)),
         sources=_list(answers.sources),
     )

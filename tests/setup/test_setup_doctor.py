@@ -96,6 +96,19 @@ async def test_a_key_that_others_may_read_has_a_remedy(desk: Desk, there: Path) 
     assert "0600" in found.remedy
 
 
+async def test_a_key_that_only_the_service_sees_is_looked_at_by_its_original(
+    desk: Desk, there: Path
+) -> None:
+    change(there, "key_file = ", 'key_file = "/run/credentials/none.service/mkinf.key" #')
+
+    blind = await finding(there, "key file")
+    found = await examine(there, SystemClock(), desk.key_file)
+
+    assert blind.verdict is Verdict.WARN
+    assert "--key-file" in blind.remedy
+    assert next(each for each in found if each.check == "key").verdict is Verdict.OK
+
+
 async def test_a_key_that_is_refused_has_a_remedy(desk: Desk, there: Path) -> None:
     desk.key_file.write_text("another-key\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,18 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from autoscaler.cloud.mkinf.values import Project
 from autoscaler.config_file import read_config, read_policies
-from autoscaler.emulator.settings import Project
+from autoscaler.emulator import settings as emulated
 from autoscaler.errors import ConfigError
 from autoscaler.nodes.keys import client_key
 from autoscaler.policy import Mode
+from autoscaler.setup.init import Answers, planned
 from autoscaler.setup.placing import NewFile, staged
 from tests.emulator.rig import ACCESS_KEY
 from tests.setup.conftest import PROJECTS, Desk
 
+ROOT = Path(__file__).parents[2]
 FILES = [
     ".schema/config.json",
     ".schema/policy.json",
@@ -182,12 +186,28 @@ async def test_answers_that_make_no_config_write_nothing(
     assert not (desk.path / "new").exists()
 
 
-@pytest.mark.parametrize("desk", [(Project(name='a"b\n[limits]\nnodes = 999 #'),)], indirect=True)
+@pytest.mark.parametrize(
+    "desk", [(emulated.Project(name='a"b\n[limits]\nnodes = 999 #'),)], indirect=True
+)
 async def test_a_projects_name_is_nothing_but_a_comment(desk: Desk) -> None:
     said = await desk.init("--yes")
 
     assert said.exit_code == 0, said.output
     assert read_config(desk.path / "new/config.toml").limits.nodes == 4
+
+
+def test_for_a_service_paths_are_those_of_its_units(desk: Desk) -> None:
+    answers = Answers(Path("/etc/autoscaler"), desk.key_file)
+
+    files = planned(answers, Project(id=PROJECTS[0].id))
+
+    config = tomllib.loads(files[Path("config.toml")].content.decode())
+    shown = tomllib.loads((ROOT / "config.example.toml").read_text())
+    assert config["state_dir"] == "/var/lib/autoscaler"
+    assert config["cloud"]["key_file"] == shown["cloud"]["key_file"]
+    assert config["gateway"] == shown["gateway"]
+    assert files[Path("mkinf.key")] == NewFile(f"{ACCESS_KEY}\n".encode(), 0o600)
+    assert files[Path("/var/lib/autoscaler/ssh_key")].mode == 0o600
 
 
 def test_a_file_that_cannot_be_written_takes_the_others_back(tmp_path: Path) -> None:
