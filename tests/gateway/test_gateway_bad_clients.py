@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import openai
 import pytest
 from aiohttp import web
 
-from tests.gateway.front_parts import eventually, write_keys
+from tests.gateway.front_parts import eventually, write_keys, write_pair
 
 MODEL = "org/chat-8b"
 HOSTILE = (
@@ -115,8 +116,9 @@ async def test_bodies_are_bounded_together_and_the_next_one_is_told_to_wait(
     assert gateway.gateway.bodies.buffered_bytes == 0
 
 
+@pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "tls"])
 async def test_a_client_that_reads_a_byte_a_second_is_cut_and_the_others_are_served(
-    start: Any, engine: Any, serve_with: Any
+    start: Any, engine: Any, serve_with: Any, tmp_path: Path, is_secure: bool
 ) -> None:
     written, ended = 0, asyncio.Event()
 
@@ -131,23 +133,32 @@ async def test_a_client_that_reads_a_byte_a_second_is_cut_and_the_others_are_ser
         finally:
             ended.set()
 
-    async with start(write_timeout_s=1.0) as gateway, serve_with(flood) as url:
+    pair = write_pair(tmp_path / "tls") if is_secure else None
+    trust = ssl.create_default_context(cafile=str(pair / "fullchain.pem")) if pair else None
+    async with (
+        start(write_timeout_s=1.0, tls=pair) as gateway,
+        serve_with(flood) as url,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust or True)) as others,
+    ):
+        front = gateway.url.replace("http:", "https:") if is_secure else gateway.url
         await gateway.pool()
         await gateway.tell("pools/put", model="other")
         await gateway.add("a", url)
         await gateway.tell("endpoints/add", model="other", id="b", url=engine.url)
-        reader, writer = await asyncio.open_connection(*gateway.gateway.addresses[0], limit=1)
+        host, port = gateway.gateway.addresses[0]
+        reader, writer = await asyncio.open_connection(host, port, limit=1, ssl=trust)
         writer.write(post(json.dumps({"model": MODEL, "stream": True}).encode()))
 
         served = 0
         async with asyncio.timeout(30):
             while not ended.is_set():
                 await reader.read(1)  # the stream reader's limit keeps the rest in the kernel
-                status, _, _ = await gateway.chat(model="other")
-                served += status == 200
+                ask = {"model": "other", "messages": []}
+                async with others.post(f"{front}/v1/chat/completions", json=ask) as answer:
+                    served += answer.status == 200
                 await asyncio.sleep(0.05)
         await gateway.until(lambda pool: pool["running"] == 0)
-        writer.close()
+        writer.transport.abort()
 
     assert served >= 5
     assert written < 50_000_000  # what the kernel's buffers take, and no memory of ours
