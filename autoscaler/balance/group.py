@@ -123,6 +123,11 @@ class BalancerGroup:
         """Say why no registered node of a model may be drained or deleted now, None when one may."""
         return why_no_release(self._presences(model), self._patience.absent_after, self._boot_s())
 
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why each balancer that is away did not answer when last asked."""
+        return tuple(m.trouble for m in self._members if m.trouble is not None)
+
     def waited_for(self, model: ModelName) -> str | None:
         """Name the balancers whose silence holds up a launch; None when all answer."""
         silent = {n for n, p in self._presences(model).items() if not p.answers}

@@ -54,6 +54,7 @@ class NodeMemory:
     serving: bool = False
     unlisted_since_s: float | None = None
     drain_overdue: bool = False
+    cut_told: bool = False  # a balancer that is away then is told again and again, people once
     next_alarm_s: float = 0.0
 
 
@@ -105,7 +106,7 @@ class Looker:
             memory.suspicion = memory.condemned = memory.sick = None
         if node.state is not State.DRAINING:
             memory.drain.forget()
-            memory.drain_overdue = False
+            memory.drain_overdue = memory.cut_told = False
         if node.state is not State.VERIFYING:
             memory.unlisted_since_s = None
         match node.state:

@@ -284,8 +284,9 @@ class NodeRunner:
                 await balancers.remove(node, force=False)
                 memory.drain.removed = True
             case Effect.CUT:
-                if node.state is State.DRAINING:
+                if node.state is State.DRAINING and not memory.cut_told:
                     await self._say_cut(node, memory)
+                    memory.cut_told = True
                 await balancers.remove(node, force=True)
             case Effect.SAVE_DIAGNOSTICS:
                 await self._save_diagnostics(node, policy, memory)

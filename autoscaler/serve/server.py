@@ -116,6 +116,7 @@ class Server:
             daemon.market,
             safe_mode=daemon.health.safe_mode,
             overdue_drains=daemon.runner.overdue_drains,
+            absent_balancers=len(daemon.balancers.troubles),
             now=now,
         )
         return web.Response(body=page, content_type="text/plain", charset="utf-8")
@@ -193,7 +194,7 @@ class Server:
             daemon.runner.held,
             daemon.health.forbidden(),
         )
-        return stale + [text for text in found if text]
+        return stale + [text for text in (*found, *daemon.balancers.troubles) if text]
 
     async def _nodes(self, request: web.Request) -> web.Response:
         nodes = await self._daemon.views.nodes(closed=request.query.get("all") == "1")

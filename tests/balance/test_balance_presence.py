@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from autoscaler.balance.presence import (
     Amends,
+    Patience,
     Presence,
     amends,
     overlooked,
     why_no_release,
 )
 from autoscaler.balance.protocol import PoolReport, ServerReport, ServerState
+from autoscaler.config import Timings
 from autoscaler.domain.ids import DecisionId, IntentId, ModelName, NodeName
 from autoscaler.domain.money import Money
 from autoscaler.domain.node import Endpoint, Node, State
@@ -37,6 +39,15 @@ def test_a_launch_waits_for_a_silent_balancer_only_through_its_grace() -> None:
 
     assert overlooked(two, GRACE, 1044) == frozenset()
     assert overlooked(two, GRACE, 1045) == {"b"}
+
+
+def test_by_default_a_launch_goes_on_within_a_minute_and_scale_in_after_ten() -> None:
+    timings = Timings()
+    late = timings.balancer_grace + 3 * timings.step + timedelta(seconds=3)  # to notice, to ask
+
+    assert late < timedelta(seconds=60)
+    assert timings.balancer_absent_after == timedelta(minutes=10)
+    assert Patience() == Patience(timings.balancer_grace, timings.balancer_absent_after)
 
 
 def test_scale_in_waits_for_a_silent_balancer_until_it_counts_as_absent() -> None:

@@ -130,6 +130,7 @@ async def daemons_http(folder: Path, url: str) -> AsyncIterator[str]:
         views=Views(store, clock),
         book=SimpleNamespace(policies={MODEL: POLICY}),
         runner=SimpleNamespace(overdue_drains=0),
+        balancers=SimpleNamespace(troubles=()),
     )
     server = Server(cast(Daemon, daemon))
     running = asyncio.create_task(server.run())

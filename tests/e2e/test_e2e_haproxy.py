@@ -67,6 +67,9 @@ async def test_while_haproxy_is_down_nothing_is_drained_and_a_launch_waits_until
         assert [n["name"] for n in await cloud.nodes("ready")] == [first["name"]]
         assert await cloud.nodes("draining", "failed", "terminating", "gone") == []
         assert await cloud.calls("delete_vm") == []
+        assert "autoscaler_absent_balancers 1.0" in await cloud.metrics()
+        trouble = " ".join((await cloud.get("/api/v1/status"))["trouble"])
+        assert f"HAProxy cannot be asked on {haproxy.socket_path}" in trouble
 
         await haproxy.start()
         answers = [await cloud.ask(SHIPPED_MODEL, base=haproxy.url) for _ in range(5)]

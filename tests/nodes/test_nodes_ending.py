@@ -94,6 +94,27 @@ async def test_only_a_policy_that_says_cut_cuts_and_the_cut_is_told(alive: Life)
     assert "2 requests in flight" in cut.cause
 
 
+async def test_a_cut_is_told_once_although_a_balancer_that_is_away_is_told_again_and_again(
+    alive: Life,
+) -> None:
+    alive.policies[MODEL] = policy(drain={"on_deadline": "cut", "deadline": "5m"})
+    row = await ready(alive)
+    alive.balancer.place(row.name, 2)
+    await release(alive, row)
+    await alive.steps(row.name, 3)
+
+    alive.balancer.silent = True
+    alive.clock.move(300)
+    await alive.steps(row.name, 10)
+    waiting = await alive.get(row.name)
+    alive.balancer.silent = False
+    await alive.until(row.name, State.TERMINATING)
+
+    assert waiting.state is State.DRAINING
+    events = await alive.store.events(node=row.name)
+    assert [event.kind for event in events].count("requests_cut") == 1
+
+
 async def test_a_node_taken_back_while_draining_serves_again_and_drains_anew(
     alive: Life,
 ) -> None:
