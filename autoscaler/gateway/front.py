@@ -66,7 +66,7 @@ class Front:
             return web.Response(text="ok\n")
         account = self.admission.identify(request.headers)
         match request.method:
-            case "POST" if path.rstrip("/") not in _ADMINISTRATION:
+            case "POST" if unquote(path).rstrip("/") not in _ADMINISTRATION:  # as engines read it
                 return await self._forward(request, account)
             case "GET" if path == "/v1/models":
                 return self._models(account)

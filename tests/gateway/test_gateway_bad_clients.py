@@ -266,3 +266,30 @@ async def test_a_prompt_that_is_surely_too_long_is_refused_and_in_doubt_it_passe
         assert error["code"] == "context_length_exceeded"
         assert error["param"] in fields
         assert "100 tokens" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/v1/load_lora_adapter",
+        b"/v1/load%5Flora%5fadapter",
+        b"/%76%31/load_lora_adapter/",
+        b"/sleep?level=1",
+        b"/v1/chat/completions/\xff\xfe",
+        b"/v1/completions?q=\xc3\xa9",
+    ],
+)
+async def test_no_spelling_of_a_path_reaches_an_engines_administration_or_breaks_the_gateway(
+    gateway: Any, engine: Any, path: bytes
+) -> None:
+    await gateway.add("a", engine.url)
+    body = json.dumps({"model": MODEL}).encode()
+    reader, writer = await open_to(gateway)
+    writer.write(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path, len(body)))
+    writer.write(body)
+    async with asyncio.timeout(30):
+        answer = await reader.readuntil(b"}}")
+    writer.close()
+
+    assert answer.split()[1] in (b"400", b"404")
+    assert engine.bodies == []
