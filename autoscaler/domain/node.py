@@ -52,6 +52,14 @@ SERVING = frozenset({State.READY})
 CLOSED = frozenset({State.LOST, State.CANCELLED, State.GONE})
 
 
+NODE_DOMAIN = "autoscaler.internal"  # nobody resolves it: it stands in nodes' certificates
+
+
+def host_name(node: str) -> str:
+    """The name that a node's certificate carries: used once, like the node's."""
+    return f"{node}.{NODE_DOMAIN}"
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One model server on a node, as balancers know it.
@@ -67,6 +75,11 @@ class Endpoint:
     url: str
     capacity: int
     weight: int
+
+    @property
+    def host_name(self) -> str | None:
+        """The name that its certificate must carry; None where it speaks plain HTTP."""
+        return host_name(self.id.partition(".")[0]) if self.url.startswith("https://") else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,8 +257,8 @@ async def _read(request: web.Request, kind: type[_Body]) -> _Body:
 
 
 def _is_same(known: Endpoint, asked: Endpoint) -> bool:
-    return (known.url, known.weight, known.max_inflight, known.state) == (
-        *(asked.url, asked.weight, asked.max_inflight, asked.state),
+    return (known.url, known.trust, known.weight, known.max_inflight, known.state) == (
+        *(asked.url, asked.trust, asked.weight, asked.max_inflight, asked.state),
     )
 
 

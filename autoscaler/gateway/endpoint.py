@@ -18,9 +18,21 @@ class EndpointState(StrEnum):
     DRAINING = "draining"
 
 
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a server of an https URL must show: a certificate of this authority (PEM) with this name."""
+
+    authority: str
+    host_name: str
+
+
 @dataclass(eq=False, slots=True)
 class Endpoint:
-    """One model server as the gateway sees it. Wall-clock times are Unix seconds."""
+    """One model server as the gateway sees it. Wall-clock times are Unix seconds.
+
+    Attributes:
+        trust: for an https URL; without it the system's authorities must vouch for the URL's host.
+    """
 
     id: str
     url: str
@@ -37,10 +49,16 @@ class Endpoint:
     resting_until: float = 0.0  # monotonic
     is_probed: bool = False
     picked: int = 0
+    trust: Trust | None = None
     seed: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.seed = hash64(self.id.encode())
+
+    @property
+    def way(self) -> str:
+        """What tells its connections from those of another that had its address."""
+        return self.url if self.trust is None else f"{self.url} {self.trust.host_name}"
 
     @property
     def load(self) -> int:

@@ -137,10 +137,12 @@ class Forwarder:
     async def _connect(self, pool: Pool, endpoint: Endpoint) -> NodeConnection:
         # An idle connection proves nothing about an endpoint that refused the last one.
         if not endpoint.connect_failures:
-            idle = self.upstreams.reuse(endpoint.url)
+            idle = self.upstreams.reuse(endpoint.way)
             if idle is not None:
                 return idle
-        return await self.upstreams.connect(endpoint.url, pool.settings.connect_timeout_s)
+        return await self.upstreams.connect(
+            endpoint.url, pool.settings.connect_timeout_s, endpoint.trust
+        )
 
     async def _exchange(
         self, call: Call, endpoint: Endpoint, node: NodeConnection, held: HeldStream | None
@@ -163,7 +165,7 @@ class Forwarder:
             raise
         finally:
             if is_whole:
-                self.upstreams.give_back(endpoint.url, node)
+                self.upstreams.give_back(endpoint.way, node)
             else:
                 node.abort()
         call.pool.answered(endpoint, well=head.status < 500)

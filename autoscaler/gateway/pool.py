@@ -193,6 +193,7 @@ class Pool:
             self.endpoints[endpoint.id] = endpoint
         else:
             known.url = endpoint.url
+            known.trust = endpoint.trust
             known.weight = endpoint.weight
             known.max_inflight = endpoint.max_inflight
             known.state = endpoint.state

@@ -43,6 +43,7 @@ def pool_state(pool: Pool) -> dict[str, object]:
         "endpoints": {
             e.id: {
                 "url": e.url,
+                "host_name": e.trust.host_name if e.trust is not None else None,
                 "weight": e.weight,
                 "max_inflight": e.max_inflight,
                 "state": e.state.value,

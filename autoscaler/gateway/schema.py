@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from autoscaler.gateway.endpoint import Endpoint, EndpointState
+from autoscaler.gateway.endpoint import Endpoint, EndpointState, Trust
 from autoscaler.gateway.settings import Affinity, PoolSettings, WaitBounds
+from autoscaler.tls_words import trusting
 
 
 def _endpoint_url(text: str) -> str:
@@ -33,6 +34,11 @@ def _endpoint_url(text: str) -> str:
     if address is not None and address.is_link_local:
         raise ValueError("a link-local address (the metadata service) is never a model server")
     return text.rstrip("/")
+
+
+def _certificate(text: str) -> str:
+    trusting(text)
+    return text
 
 
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -131,6 +137,21 @@ class ExpectBody(_Body):
     soonest_s: float = Field(ge=0, le=86_400)
 
 
+class TrustBody(_Body):
+    """Who vouches for an endpoint of an https URL, and under which name."""
+
+    authority: Annotated[str, Field(max_length=65_536), AfterValidator(_certificate)]
+    host_name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+
+    def value(self) -> Trust:
+        return Trust(self.authority, self.host_name)
+
+
+def trust_body(trust: Trust | None) -> TrustBody | None:
+    """As it is written down."""
+    return TrustBody(**asdict(trust)) if trust is not None else None
+
+
 class EndpointFields(_Body):
     """One model server."""
 
@@ -138,9 +159,22 @@ class EndpointFields(_Body):
     url: Url
     weight: float = Field(default=1.0, gt=0, le=1_000_000)
     max_inflight: int = Field(default=0, ge=0, le=1_000_000)  # 0: no bound
+    trust: TrustBody | None = None
+
+    @model_validator(mode="after")
+    def _trust_fits(self) -> Self:
+        if self.trust is not None and not self.url.startswith("https://"):
+            raise ValueError("trust is for an https URL")
+        return self
 
     def value(self) -> Endpoint:
-        return Endpoint(self.id, self.url, weight=self.weight, max_inflight=self.max_inflight)
+        return Endpoint(
+            self.id,
+            self.url,
+            weight=self.weight,
+            max_inflight=self.max_inflight,
+            trust=self.trust.value() if self.trust is not None else None,
+        )
 
 
 class EndpointBody(EndpointFields):

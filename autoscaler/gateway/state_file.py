@@ -13,7 +13,13 @@ from pydantic import ValidationError
 from autoscaler.errors import ConfigError
 from autoscaler.gateway.endpoint import EndpointState
 from autoscaler.gateway.pools import Pools
-from autoscaler.gateway.schema import PoolBody, SavedEndpoint, SavedPool, SavedState
+from autoscaler.gateway.schema import (
+    PoolBody,
+    SavedEndpoint,
+    SavedPool,
+    SavedState,
+    trust_body,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -108,6 +114,7 @@ def snapshot(pools: Pools) -> SavedState:
                         id=e.id,
                         url=e.url,
                         weight=e.weight,
+                        trust=trust_body(e.trust),
                         max_inflight=e.max_inflight,
                         state=e.state,
                     )

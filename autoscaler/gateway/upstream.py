@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import select
+import ssl
 import time
 from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
 
+from autoscaler.gateway.endpoint import Trust
 from autoscaler.gateway.framing import MAX_HEAD_BYTES, BadAnswer, Chunks, Head, parse_head
+from autoscaler.tls_words import refusal, trusting
 
 Sink = Callable[[bytes], None]
 _MAX_EARLY_BYTES = 256 * 1024
 _MAX_IDLE_PER_NODE = 512
+_MAX_CONTEXTS = 64
 
 
 class ConnectFailed(Exception):
@@ -246,17 +250,18 @@ class NodeConnection(asyncio.Protocol):
 
 
 class Upstreams:
-    """All connections to nodes, the idle ones by address."""
+    """All connections to nodes, the idle ones by their way (`Endpoint.way`)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, keepalive_s: float) -> None:
         self._loop = loop
         self._keepalive_s = keepalive_s
         self._open: set[NodeConnection] = set()
         self._idle: dict[str, list[NodeConnection]] = {}
+        self._contexts: dict[str, ssl.SSLContext] = {}
 
-    def reuse(self, url: str) -> NodeConnection | None:
+    def reuse(self, way: str) -> NodeConnection | None:
         """Take an idle connection that the node will not be about to close."""
-        idle = self._idle.get(url)
+        idle = self._idle.get(way)
         while idle:
             connection = idle.pop()
             since = connection.idle_since
@@ -266,11 +271,13 @@ class Upstreams:
                 connection.close()
         return None
 
-    async def connect(self, url: str, timeout_s: float) -> NodeConnection:
+    async def connect(
+        self, url: str, timeout_s: float, trust: Trust | None = None
+    ) -> NodeConnection:
         """Open a connection.
 
         Raises:
-            ConnectFailed: the node did not accept it in time.
+            ConnectFailed: the node did not accept it in time, or its certificate is not what `trust` asks for.
         """
         parts = urlsplit(url)
         is_tls = parts.scheme == "https"
@@ -280,19 +287,31 @@ class Upstreams:
                     lambda: NodeConnection(self._loop, self._open.discard),
                     parts.hostname or "",
                     parts.port or (443 if is_tls else 80),
-                    ssl=True if is_tls else None,
+                    ssl=self._context(trust) if is_tls else None,
+                    server_hostname=trust.host_name if trust is not None and is_tls else None,
                 )
         except (OSError, TimeoutError) as exc:
-            raise ConnectFailed(f"{type(exc).__name__}") from exc
+            raise ConnectFailed(refusal(exc) or type(exc).__name__) from exc
         if connection.is_usable:
             self._open.add(connection)
         return connection
 
-    def give_back(self, url: str, connection: NodeConnection) -> None:
+    def _context(self, trust: Trust | None) -> ssl.SSLContext | bool:
+        """What checks a server's certificate: one for each authority, and there are few."""
+        if trust is None:
+            return True
+        context = self._contexts.get(trust.authority)
+        if context is None:
+            if len(self._contexts) >= _MAX_CONTEXTS:
+                self._contexts.clear()
+            context = self._contexts[trust.authority] = trusting(trust.authority)
+        return context
+
+    def give_back(self, way: str, connection: NodeConnection) -> None:
         """Keep a connection whose answer is whole, if it can serve again."""
         if not connection.is_usable:
             return
-        idle = self._idle.setdefault(url, [])
+        idle = self._idle.setdefault(way, [])
         if len(idle) >= _MAX_IDLE_PER_NODE:
             connection.close()
             return
@@ -302,15 +321,15 @@ class Upstreams:
     def sweep(self) -> None:
         """Close what has been idle too long, and forget nodes without idle connections."""
         oldest = time.monotonic() - self._keepalive_s
-        for url, idle in tuple(self._idle.items()):
+        for way, idle in tuple(self._idle.items()):
             for connection in idle:
                 if connection.idle_since is not None and connection.idle_since < oldest:
                     connection.close()
             kept = [c for c in idle if c.is_usable]
             if kept:
-                self._idle[url] = kept
+                self._idle[way] = kept
             else:
-                del self._idle[url]
+                del self._idle[way]
 
     def close(self) -> None:
         """Drop every connection."""
