@@ -7,11 +7,11 @@ state: a guard that counted only one state once let a group of two grow to 2,296
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from autoscaler.config import LimitSettings
-from autoscaler.domain.ids import ModelName, new_intent_id, node_name
+from autoscaler.domain.ids import IntentId, ModelName, NodeName, new_intent_id, node_name
 from autoscaler.domain.money import ZERO, Money, total
 from autoscaler.domain.node import COMING, SERVING, Node, State
 from autoscaler.domain.plan import Plan
@@ -238,33 +238,41 @@ def intents(
     """
     free = list(open_intents)
     rows = []
-    for launch, nonce in zip(plan.launches, nonces, strict=True):
+    for draft, nonce in zip(drafts(plan, policy, now), nonces, strict=True):
         taken = free.pop(0) if free else None
         intent = taken.intent if taken else new_intent_id()
         attempt = taken.last_attempt + 1 if taken else 1
+        name = node_name(prefix, owner, intent, attempt, policy.name)
         rows.append(
-            Node(
-                name=node_name(prefix, owner, intent, attempt, policy.name),
-                model=policy.name,
-                intent=intent,
-                attempt=attempt,
-                offer=launch.offer,
-                price_per_hour=launch.price_per_hour,
-                state=State.PLANNED,
-                since=now,
-                created_at=now,
-                epoch=epoch,
-                decision=plan.decision,
-                reason=launch.reason,
-                units=launch.units,
-                replicas=launch.replicas,
-                concurrency=launch.concurrency,
-                tensor_parallel=launch.tensor_parallel,
-                spec_hash=policy.spec_hash(),
-                nonce=nonce,
-            )
+            replace(draft, name=name, intent=intent, attempt=attempt, epoch=epoch, nonce=nonce)
         )
     return tuple(rows)
+
+
+def drafts(plan: Plan, policy: Policy, now: datetime) -> tuple[Node, ...]:
+    """A plan's launches as rows without names, in its order: what limits are asked about."""
+    return tuple(
+        Node(
+            name=NodeName(f"launch {number}"),
+            model=policy.name,
+            intent=IntentId(""),
+            attempt=0,
+            offer=launch.offer,
+            price_per_hour=launch.price_per_hour,
+            state=State.PLANNED,
+            since=now,
+            created_at=now,
+            epoch=0,
+            decision=plan.decision,
+            reason=launch.reason,
+            units=launch.units,
+            replicas=launch.replicas,
+            concurrency=launch.concurrency,
+            tensor_parallel=launch.tensor_parallel,
+            spec_hash=policy.spec_hash(),
+        )
+        for number, launch in enumerate(plan.launches, start=1)
+    )
 
 
 def _left_of_day(at: datetime) -> timedelta:

@@ -257,6 +257,7 @@ class Daemon:
             health=self.health,
             start=self._start_model,
             drop_feed=self._drop_feed,
+            now=clock.now,
         )
         self.views = Views(store, clock)
         self.operations = Operations(store, self.leases, self.runner, self.wakes, clock)

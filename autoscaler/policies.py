@@ -11,8 +11,9 @@ import structlog
 from autoscaler.config_file import read_policies
 from autoscaler.domain.ids import ModelName
 from autoscaler.errors import ConfigError
-from autoscaler.policy import Policy, below_floor
+from autoscaler.policy import Mode, Policy, below_floor
 from autoscaler.quantity import show_duration
+from autoscaler.store.protocol import Promotion
 
 log = structlog.get_logger(__name__)
 
@@ -49,12 +50,37 @@ class PolicyBook:
         self._balancer = balancer
         self._emulated = emulated
         self._policies: dict[ModelName, Policy] = {}
+        self._settled: dict[ModelName, Policy] = {}  # each with the mode in force
+        self._promotions: dict[ModelName, Promotion] = {}
         self.error: str | None = None
         self.vanished: tuple[ModelName, ...] = ()
 
     @property
     def policies(self) -> Mapping[ModelName, Policy]:
-        return self._policies
+        """The policies in force, each with the mode in force."""
+        return self._settled
+
+    def written(self, model: ModelName) -> Policy:
+        """A policy as its file has it: its mode may be None."""
+        return self._policies[model]
+
+    def promote(self, promotions: Mapping[ModelName, Promotion]) -> None:
+        """Take over who may rent."""
+        self._promotions = dict(promotions)
+        self._settle()
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the policies stand in no file: what they say is then nobody's later word."""
+        return self._fixed is not None
+
+    def _settle(self) -> None:
+        self._settled = {name: self._in_force(policy) for name, policy in self._policies.items()}
+
+    def _in_force(self, policy: Policy) -> Policy:
+        promotion = self._promotions.get(policy.name)
+        mode = mode_in_force(policy, promotion, emulated=self._emulated)
+        return policy if mode is policy.mode else policy.model_copy(update={"mode": mode})
 
     @property
     def is_emulated(self) -> bool:
@@ -68,6 +94,7 @@ class PolicyBook:
             ConfigError: any file is wrong; nothing is in force.
         """
         self._policies = dict(self._read())
+        self._settle()
         return Reload(added=tuple(self._policies))
 
     def _read(self) -> Mapping[ModelName, Policy]:
@@ -80,11 +107,13 @@ class PolicyBook:
     def remember(self, policy: Policy) -> None:
         """Take up a policy whose file is gone but whose nodes are not: they must be scaled in, drained and deleted."""
         self._policies[policy.name] = policy
+        self._settle()
         self.vanished = (*self.vanished, policy.name)
 
     def hold_to_floors(self) -> list[str]:
         """Take the cloud for a real one from now on; what the policies in force have that only an emulator may."""
         self._emulated = False
+        self._settle()
         return [
             f"policy of {name}: {key}: found {show_duration(value)}, the least is {show_duration(least)}"
             for name, policy in self._policies.items()
@@ -110,6 +139,7 @@ class PolicyBook:
             )
         self.vanished = vanished
         self._policies = {**{name: before[name] for name in vanished}, **found}
+        self._settle()
         change = Reload(
             added=tuple(name for name in found if name not in before),
             changed=tuple(n for n, p in found.items() if n in before and before[n] != p),
@@ -118,6 +148,23 @@ class PolicyBook:
         if change.added or change.changed:
             log.info("policies_reloaded", added=change.added, changed=change.changed)
         return change
+
+
+def mode_in_force(policy: Policy, promotion: Promotion | None, *, emulated: bool) -> Mode:
+    """Whether a model may rent: what its file says, else a person's word.
+
+    On a real cloud a model rents once it was promoted, or once its file says `active`. A file that says `shadow` is
+    overruled by a promotion only if it said so when that was given: a word written later counts.
+    """
+    match policy.mode:
+        case None if promotion is None:
+            return Mode.ACTIVE if emulated else Mode.SHADOW
+        case None:
+            return Mode.ACTIVE
+        case Mode.SHADOW if promotion is not None and promotion.mode == Mode.SHADOW:
+            return Mode.ACTIVE
+        case written:
+            return written
 
 
 def find_model(policies: Mapping[ModelName, Policy], given: object) -> ModelName:

@@ -338,7 +338,7 @@ class Policy(Values):
     model: Annotated[str, Field(pattern=_SAFE_NAME)]
     aliases: tuple[Annotated[str, Field(pattern=_SAFE_NAME)], ...] = ()
     engine: Engine
-    mode: Mode = Mode.ACTIVE
+    mode: Mode | None = None  # default: shadow until promoted, and active for an emulator
     slo: Slo = Slo()
     nodes: NodeBounds = NodeBounds()
     limit: Usd | None = None

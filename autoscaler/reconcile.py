@@ -14,34 +14,31 @@ from typing import Protocol
 
 import structlog
 
-from autoscaler.act import Limits, hourly, intents
+from autoscaler.act import Limits, intents
 from autoscaler.config import Config
 from autoscaler.decide.capacity import excluded
-from autoscaler.decide.decision import decide
 from autoscaler.decide.memory import LawMemory
-from autoscaler.decide.placement import PlacementLimits, place
 from autoscaler.decide.profiles import Profiles
-from autoscaler.decide.work import observed_work
 from autoscaler.domain.decision import Decision, Verdict
 from autoscaler.domain.ids import ModelName, new_decision_id
-from autoscaler.domain.money import Money, total
+from autoscaler.domain.money import Money
 from autoscaler.domain.node import Endpoint, Fleet, Node, NodeEvent, State
-from autoscaler.domain.offer import Market
 from autoscaler.domain.plan import Plan, Release
 from autoscaler.domain.signals import Signals
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.hostkey import new_nonce
 from autoscaler.nodes.launch import launch_stop
 from autoscaler.nodes.leases import Leases
-from autoscaler.policy import Mode, NodeBounds, Policy
-from autoscaler.store.protocol import Admission, Ledger, ModelRecord, Store
+from autoscaler.policy import Policy
+from autoscaler.shadow import Shadow
+from autoscaler.store.protocol import Admission, ModelRecord, Store
+from autoscaler.think import Inputs, Thought, consider
 
 log = structlog.get_logger(__name__)
 
 _BOOTING_IS_NOT_IDLE = timedelta(minutes=2)
 _LATELY = timedelta(days=1)
 _REPEAT_AFTER = timedelta(seconds=15)  # a decision that says the same is recorded again no sooner
-_NONE = NodeBounds(min=0, max=0)
 
 
 class Feed(Protocol):
@@ -51,18 +48,6 @@ class Feed(Protocol):
         self, endpoints: Sequence[Endpoint], starting: Sequence[str], now: datetime
     ) -> Sequence[Signals]:
         """Measure now; the history, oldest first, with the newest at its end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Thought:
-    """What a pass thought before it recorded anything."""
-
-    decision: Decision
-    plan: Plan
-    memory: LawMemory
-    fleet: Fleet
-    history: Sequence[Signals]
-    market: Market
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +95,7 @@ class Reconciler:
         self._most_nodes = most_nodes
         self._profiles = Profiles.load()
         self._memories: dict[ModelName, LawMemory] = {}
+        self._shadows: dict[ModelName, Shadow] = {}
         self._recorded: dict[ModelName, Decision] = {}
         self.last: dict[ModelName, Thought] = {}
 
@@ -121,7 +107,7 @@ class Reconciler:
             CloudUnavailable, StoreUnavailable: nothing was recorded. The next pass starts afresh.
         """
         lease = self._leases.current(policy.name)
-        record = await self._store.record(policy.name)
+        record = await self._without_old_override(await self._store.record(policy.name), now)
         thought = await self.think(policy, record, now)
         decision, plan = thought.decision, thought.plan
         if self._says_nothing_new(thought, now):
@@ -145,16 +131,22 @@ class Reconciler:
             wanted,
             releases,
             json.dumps(thought.memory.to_json()),
-            self.limits().admit,
+            self.limits(record, now).admit,
+            _kept_on_paper(thought, record),
         )
         self._recorded[policy.name] = decision
         self._remember(thought)
+        await self._note_paper(thought)
         self._say(policy, decision, plan, admission)
         return Outcome(decision, plan, admission.admitted, admission.refused)
 
     def _remember(self, thought: Thought) -> None:
         self._memories[thought.decision.model] = thought.memory
         self.last[thought.decision.model] = thought
+        if thought.shadow is not None:
+            self._shadows[thought.decision.model] = thought.shadow
+        else:
+            self._shadows.pop(thought.decision.model, None)
 
     def _says_nothing_new(self, thought: Thought, now: datetime) -> bool:
         """Whether a pass without effect repeats what was recorded a moment ago.
@@ -164,7 +156,7 @@ class Reconciler:
         last, decision = self._recorded.get(thought.decision.model), thought.decision
         return (
             last is not None
-            and thought.plan.changes_nothing
+            and thought.changes_nothing
             and now - last.at < _REPEAT_AFTER
             and (last.verdict, last.binding, last.want)
             == (decision.verdict, decision.binding, decision.want)
@@ -176,6 +168,14 @@ class Reconciler:
         Raises:
             CloudUnavailable, StoreUnavailable: the market or the fleet is not known.
         """
+        return self.consider(await self.observe(policy, record, now))
+
+    def consider(self, inputs: Inputs) -> Thought:
+        """What a pass would think of these inputs."""
+        return consider(inputs, self._profiles)
+
+    async def observe(self, policy: Policy, record: ModelRecord, now: datetime) -> Inputs:
+        """All that a pass looks at. Reads only. Raises as `think` does."""
         fleet = await self._store.fleet(policy.name)
         market = await self._market.market(policy.name)
         ledger = await self._store.ledger(now)
@@ -189,19 +189,21 @@ class Reconciler:
             ],
             now,
         )
-        memory = self._memory(policy, record, now)
-        retired = record.retired_by is not None
-        bounded = policy.model_copy(update={"nodes": _NONE}) if retired else policy
-        decision, memory = decide(
-            bounded, history, fleet, market, now, decision_id=new_decision_id(), memory=memory
+        return Inputs(
+            policy=policy,
+            record=record,
+            fleet=fleet,
+            market=market,
+            ledger=ledger,
+            history=history,
+            memory=self._memory(policy, record, now),
+            limits=self.limits(record, now),
+            now=now,
+            decision=new_decision_id(),
+            why_no_launch=self._forbidden() or await self._why_no_launch(policy, now),
+            why_no_release=self._why_no_release(policy.name),
+            shadow=self._shadow(record),
         )
-        work = observed_work(policy, history)
-        stop = self._forbidden() or await self._why_no_launch(policy, now)
-        room = self._room(policy, ledger, stop)
-        plan = place(bounded, decision, fleet, market, room, now, self._profiles, work)
-        plan = _restrained(plan, policy, record, must_drain=room.drain_to_min)
-        plan = _attended(plan, fleet, self._why_no_release(policy.name))
-        return Thought(decision, plan, memory, fleet, history, market)
 
     def be_cautious(self, policy: Policy, now: datetime) -> None:
         """Release nothing for one window: the clock or our own past cannot be trusted."""
@@ -210,9 +212,13 @@ class Reconciler:
             restarted = memory.restarted(now, policy.scaling.stabilization)
             self._memories[policy.name] = restarted
 
-    def limits(self) -> Limits:
-        """Every limit, as it stands now."""
+    def limits(self, record: ModelRecord | None = None, now: datetime | None = None) -> Limits:
+        """Every limit, as it stands now; with what a person allows the record's model for a while."""
         policies = self._policies()
+        override = record.override if record is not None else None
+        beyond = {}
+        if record and override and now and override.beyond_max and override.holds(now):
+            beyond[record.model] = override.nodes
         return Limits(
             self._config.limits,
             policies,
@@ -220,6 +226,7 @@ class Reconciler:
             self._forbidden(),
             tuple(self._unbooked()),
             self._most_nodes(),
+            beyond,
         )
 
     def _floors(self, policies: Mapping[ModelName, Policy]) -> dict[ModelName, Money]:
@@ -251,31 +258,41 @@ class Reconciler:
         self._memories[policy.name] = memory
         return memory
 
-    def _room(self, policy: Policy, ledger: Ledger, stop: str | None) -> PlacementLimits:
-        """What count and $/h limits leave, so that a plan fits them; they are judged again when it is recorded."""
-        billing = [n for n in ledger.nodes if n.may_bill]
-        ours = [n for n in billing if n.model == policy.name]
-        nodes = [policy.nodes.max - len(ours)]
-        stray = tuple(self._unbooked())
-        nodes += [
-            most - len(billing) - len(stray)
-            for most in (self._config.limits.nodes, self._most_nodes())
-            if most is not None
+    def _shadow(self, record: ModelRecord) -> Shadow | None:
+        found = self._shadows.get(record.model)
+        if found is None and record.shadow:
+            try:
+                found = Shadow.from_json(record.shadow)
+            except ValueError as exc:
+                log.warning("shadow_dropped", model=record.model, why=str(exc))
+        return found
+
+    async def _without_old_override(self, record: ModelRecord, now: datetime) -> ModelRecord:
+        """End an override whose time is over, and say so in the events."""
+        override = record.override
+        if override is None or override.holds(now):
+            return record
+        cause = f"the override of {override.nodes} nodes by {override.by} ended"
+        event = NodeEvent(now, "override_ended", record.model, None, None, cause, "daemon")
+        await self._store.set_override(record.model, None, event)
+        log.info("override_ended", model=record.model, nodes=override.nodes, by=override.by)
+        return replace(record, override=None)
+
+    async def _note_paper(self, thought: Thought) -> None:
+        """Tell the model's story of what it would have done."""
+        plan = thought.on_paper
+        if plan is None or plan.changes_nothing:
+            return
+        causes = [
+            ("shadow_rented", f"on paper: {one.offer} at {one.price_per_hour}/h: {one.reason}")
+            for one in plan.launches
         ]
-        money = [
-            most - spent
-            for most, spent in (
-                (policy.hourly_limit, hourly(ours)),
-                (self._config.limits.usd_per_hour, hourly(billing) + total(stray)),
+        causes += [("shadow_released", f"on paper: {r.node}: {r.reason}") for r in plan.releases]
+        for kind, cause in causes:
+            event = NodeEvent(
+                plan.at, kind, plan.model, None, None, cause, "daemon", decision=plan.decision
             )
-            if most is not None
-        ]
-        return PlacementLimits(
-            nodes_left=max(0, min(nodes)),
-            usd_per_hour_left=min(money) if money else None,
-            why_none=stop,
-            drain_to_min=self.limits().exhausted(ledger, policy.name) is not None,
-        )
+            await self._store.add_event(event)
 
     async def _why_no_launch(self, policy: Policy, now: datetime) -> str | None:
         recent = [
@@ -306,39 +323,11 @@ class Reconciler:
             )
 
 
-def _restrained(plan: Plan, policy: Policy, record: ModelRecord, *, must_drain: bool) -> Plan:
-    """The plan that may be carried out: none while paused or in shadow, but a passed limit drains all the same."""
-    if record.retired_by is not None:
-        return plan
-    why = None
-    if record.paused_by is not None:
-        why = f"paused by {record.paused_by}: nothing is launched or released"
-    elif policy.mode is not Mode.ACTIVE:
-        why = f'mode = "{policy.mode}": nothing is launched or released'
-    if why is not None:
-        releases = plan.releases if must_drain else ()
-        would = (
-            *(f"would rent {n.offer} at {n.price_per_hour}/h: {n.reason}" for n in plan.launches),
-            *(f"would give back {r.node}: {r.reason}" for r in plan.releases if not must_drain),
-        )
-        notes = (*plan.notes, why, *would)
-        return replace(plan, launches=(), releases=releases, undrain=(), notes=notes)
-    return plan
-
-
-def _attended(plan: Plan, fleet: Fleet, why: str | None) -> Plan:
-    """The plan without what a balancer must hear of first: it may send requests to what it was told of."""
-    if why is None:
-        return plan
-    known = {node.name for node in fleet.nodes if node.verified_at is not None}
-    kept = [release for release in plan.releases if release.node in known]
-    if not kept:
-        return plan
-    return replace(
-        plan,
-        releases=tuple(release for release in plan.releases if release.node not in known),
-        notes=(*plan.notes, *(f"{release.node} is kept for now: {why}" for release in kept)),
-    )
+def _kept_on_paper(thought: Thought, record: ModelRecord) -> str | None:
+    """What to write of the model's shadow, None to leave what is written."""
+    if thought.shadow is not None:
+        return thought.shadow.to_json()
+    return "" if record.shadow else None
 
 
 def _releases(fleet: Fleet, plan: Plan, now: datetime) -> list[tuple[Node, Node, NodeEvent]]:

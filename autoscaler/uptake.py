@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
 from watchfiles import awatch
 
 from autoscaler.domain.ids import ModelName
+from autoscaler.domain.node import NodeEvent
 from autoscaler.health import Health
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.firewall import FirewallGate
@@ -20,7 +21,7 @@ from autoscaler.nodes.reach import Reach
 from autoscaler.nodes.startup.render import replicas_of
 from autoscaler.nodes.sweep import ORPHANS_MODEL
 from autoscaler.policies import PolicyBook
-from autoscaler.policy import Policy
+from autoscaler.policy import Mode, Policy
 from autoscaler.serve.metrics import Metrics
 from autoscaler.store.protocol import Store
 from autoscaler.wakes import Wakes
@@ -51,11 +52,13 @@ class PolicyUptake:
     health: Health
     start: Callable[[ModelName], None]
     drop_feed: Callable[[ModelName], Awaitable[None]]
+    now: Callable[[], datetime]
 
     async def take_up(self) -> None:
         """Remember the policies in force, and take up those of models that have nodes and no file any more."""
-        for policy in self.book.policies.values():
-            await self._keep(policy)
+        await self.settle_promotions()
+        for model in self.book.policies:
+            await self._keep(model)
         models = {n.model for n in await self.store.nodes()} - {ORPHANS_MODEL}
         for model in sorted(models - set(self.book.policies)):
             kept = await self.store.meta(f"policy:{model}")
@@ -69,9 +72,25 @@ class PolicyUptake:
             else:
                 log.error("policy_vanished", models=[model], do="autoscaler retire MODEL")
 
-    async def _keep(self, policy: Policy) -> None:
-        text = policy.model_dump_json(by_alias=True)
-        await self.store.set_meta(f"policy:{policy.model}", text)
+    async def _keep(self, model: ModelName) -> None:
+        text = self.book.written(model).model_dump_json(by_alias=True)
+        await self.store.set_meta(f"policy:{model}", text)
+
+    async def settle_promotions(self) -> None:
+        """Take over who may rent. A file that says itself whether it may ends what a person once said of it."""
+        found = dict(await self.store.promotions())
+        for model in tuple(found):
+            mode = self.book.written(model).mode if model in self.book.policies else None
+            if mode in (None, Mode.SHADOW) or self.book.is_fixed:
+                continue
+            cause = f'its policy says mode = "{mode}" itself'
+            event = NodeEvent(
+                self.now(), "promotion_ended", model, None, None, cause, actor="daemon"
+            )
+            await self.store.set_promotion(model, None, event)
+            log.info("promotion_ended", model=model, why=cause)
+            del found[model]
+        self.book.promote(found)
 
     async def reload(self) -> None:
         """Read the files again whenever woken, for ever."""
@@ -82,7 +101,8 @@ class PolicyUptake:
             change = self.book.reload()
             self.metrics.reloaded(ok=change.error is None)
             for model in (*change.added, *change.changed):
-                await self._keep(self.book.policies[model])
+                await self._keep(model)
+            await self.settle_promotions()
             for model in change.added:
                 await self.leases.acquire(model)
                 self.start(model)

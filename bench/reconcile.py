@@ -196,7 +196,7 @@ def _nodes(now: datetime) -> tuple[Node, ...]:
 
 def _policy() -> Policy:
     table = merged(POLICY, {"nodes": {"max": 80}, "spread": {"survive_node": 0.2}})
-    return Policy.model_validate({**table, "model": MODEL})
+    return Policy.model_validate({**table, "model": MODEL, "mode": "active"})
 
 
 def _config() -> Config:

@@ -28,7 +28,11 @@ async def _status(config: Config) -> dict[str, Any]:
         answer: dict[str, Any] = await get(config, "/api/v1/status")
     except NoDaemon:
         async with own_views(config) as views:
-            answer = dict(await views.status(read_policies(config.policies).policies))
+            answer = dict(
+                await views.status(
+                    read_policies(config.policies).policies, emulated=config.cloud.is_loopback
+                )
+            )
         answer["trouble"] = ["no daemon runs: these figures are as it left them"]
     return answer
 

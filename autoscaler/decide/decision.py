@@ -19,12 +19,14 @@ from autoscaler.decide.evidence import judge
 from autoscaler.decide.forecast import lead_time, margin, observe_demand
 from autoscaler.decide.hold import SLACK, Pass, hold, none_allowed
 from autoscaler.decide.memory import LawMemory, Level, remember
+from autoscaler.decide.override import ordered
 from autoscaler.decide.profiles import Profiles
 from autoscaler.decide.work import Work, observed_work
 from autoscaler.domain.decision import Decision, Recommendation, Verdict
 from autoscaler.domain.ids import DecisionId
 from autoscaler.domain.node import Fleet
 from autoscaler.domain.offer import Market
+from autoscaler.domain.override import Override
 from autoscaler.domain.signals import Signals
 from autoscaler.policy import Policy
 
@@ -42,6 +44,7 @@ def decide(
     decision_id: DecisionId,
     memory: LawMemory,
     profiles: Profiles | None = None,
+    override: Override | None = None,
 ) -> tuple[Decision, LawMemory]:
     """Settle the capacity that a model should have now, with every reason. Pure.
 
@@ -51,8 +54,26 @@ def decide(
         market: offers of the cloud; stock and back-off do not matter here, only prices and boot times.
         memory: what the last call returned; `LawMemory()` for a model never seen.
         profiles: tables of GPUs and models, the shipped ones when left out.
+        override: a person's word that holds now. The law goes on beneath it and remembers its own wishes, so that it
+            takes over without a jump when the override ends.
     """
-    table = profiles or Profiles.load()
+    decision, memory = _by_law(
+        policy, history, fleet, market, now, decision_id, memory, profiles or Profiles.load()
+    )
+    return (decision if override is None else ordered(decision, override, fleet)), memory
+
+
+def _by_law(
+    policy: Policy,
+    history: Sequence[Signals],
+    fleet: Fleet,
+    market: Market,
+    now: datetime,
+    decision_id: DecisionId,
+    memory: LawMemory,
+    table: Profiles,
+) -> tuple[Decision, LawMemory]:
+    """What the rules want."""
     work = observed_work(policy, history)
     evidence = judge(policy, history, fleet, now)
     yardstick = Yardstick.of(policy, market, work, table, memory.reference)

@@ -14,6 +14,7 @@ from datetime import datetime
 from autoscaler.decide.capacity import Yardstick, replica_capacity
 from autoscaler.decide.eligible import why_never, why_not_now
 from autoscaler.decide.forecast import lead_time
+from autoscaler.decide.override import OVERRIDE
 from autoscaler.decide.profiles import Profiles
 from autoscaler.decide.release import SCALE_IN, Held, Keep, choose_releases
 from autoscaler.decide.rent import SLACK, Candidate, Rented, Wanted, choose_launches
@@ -160,7 +161,9 @@ def _undrain(ground: _Ground, stands: float) -> list[Node]:
     draining = [
         node
         for node in ground.fleet.in_states(frozenset({State.DRAINING}))
-        if node.failure is None and node.reason.startswith(SCALE_IN)
+        if node.failure is None
+        and node.reason.startswith(SCALE_IN)
+        and node.unregistered_at is None  # no balancer has it any more: it is as good as gone
     ]
     draining.sort(key=lambda node: (-ground.units(node), node.price_per_hour, node.name))
     taken: list[Node] = []
@@ -282,11 +285,11 @@ def _release(ground: _Ground, stands: float) -> Plan:
     )
     held = [_held(ground, node) for node in ground.standing]
     chosen = choose_releases(held, keep, ground.now)
-    why = (
-        "a spend limit is passed, the policy drains to its least"
-        if ground.limits.drain_to_min
-        else f"{ground.need:.2f} needed, {stands:.2f} stand"
-    )
+    why = f"{ground.need:.2f} needed, {stands:.2f} stand"
+    if ground.decision.binding == OVERRIDE:
+        why = ground.decision.reason.partition(";")[0]
+    if ground.limits.drain_to_min:
+        why = "a spend limit is passed, the policy drains to its least"
     releases = tuple(Release(one.node.name, f"{SCALE_IN}: {why}; {_which(one)}") for one in chosen)
     return _plan(ground, releases=releases)
 

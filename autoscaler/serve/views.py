@@ -13,8 +13,11 @@ from autoscaler.clock import Clock
 from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.domain.money import Money
 from autoscaler.domain.node import Node, NodeEvent, State
+from autoscaler.domain.override import Override
+from autoscaler.policies import mode_in_force
 from autoscaler.policy import Policy
-from autoscaler.store.protocol import Ledger, Store
+from autoscaler.shadow import Shadow
+from autoscaler.store.protocol import Ledger, ModelRecord, Store
 
 Json = dict[str, object]
 _LATELY = timedelta(hours=24)
@@ -27,12 +30,12 @@ class Views:
         self._store = store
         self._clock = clock
 
-    async def status(self, policies: Mapping[ModelName, Policy]) -> Json:
+    async def status(self, policies: Mapping[ModelName, Policy], *, emulated: bool = False) -> Json:
         """Money, and one line per model."""
         now = self._clock.now()
         ledger = await self._store.ledger(now)
         names = sorted({*policies, *(node.model for node in ledger.nodes)})
-        models = [await self._model(name, policies.get(name), ledger) for name in names]
+        models = [await self._model(name, policies.get(name), ledger, emulated) for name in names]
         return {
             "at": now.isoformat(),
             "usd_per_hour": _usd(_hourly(ledger.nodes)),
@@ -41,14 +44,20 @@ class Views:
             "models": models,
         }
 
-    async def _model(self, name: ModelName, policy: Policy | None, ledger: Ledger) -> Json:
+    async def _model(
+        self, name: ModelName, policy: Policy | None, ledger: Ledger, emulated: bool
+    ) -> Json:
         record = await self._store.record(name)
         last = await self._store.last_decision(name)
         decision = json.loads(last[0]) if last is not None else {}
         ours = [node for node in ledger.nodes if node.model == name]
         return {
             "model": name,
-            "mode": _mode(policy, record.paused_by, record.retired_by),
+            "mode": _mode(policy, record, emulated=emulated),
+            "promoted_by": record.promotion.by if record.promotion else None,
+            "promoted_at": _at(record.promotion.at) if record.promotion else None,
+            "shadow": stored_shadow(record, ledger.at),
+            "override": override_view(record.override, ledger.at),
             "paused_by": record.paused_by,
             "paused_at": _at(record.paused_at),
             "nodes": {s.value: n for s in State if (n := sum(1 for x in ours if x.state is s))},
@@ -162,12 +171,49 @@ def _event_view(event: NodeEvent) -> Json:
     }
 
 
-def _mode(policy: Policy | None, paused_by: str | None, retired_by: str | None) -> str:
-    if retired_by is not None:
+def shadow_view(shadow: Shadow, now: datetime) -> Json:
+    """What a model in shadow would have done, and cost."""
+    return {
+        "since": shadow.since.isoformat(),
+        "decisions": shadow.decisions,
+        "launches": shadow.launches,
+        "releases": shadow.releases,
+        "peak": shadow.peak,
+        "nodes": len(shadow.nodes),
+        "usd_per_hour": _usd(_hourly(shadow.nodes)),
+        "cost_usd": _usd(shadow.cost(now)),
+    }
+
+
+def stored_shadow(record: ModelRecord, now: datetime) -> Json | None:
+    """The shadow as the store has it, None for a model that is not in shadow."""
+    try:
+        return shadow_view(Shadow.from_json(record.shadow), now) if record.shadow else None
+    except ValueError:
+        return None
+
+
+def override_view(override: Override | None, now: datetime) -> Json | None:
+    """A person's override, None when none holds."""
+    if override is None or not override.holds(now):
+        return None
+    return {
+        "nodes": override.nodes,
+        "until": override.until.isoformat(),
+        "by": override.by,
+        "at": override.at.isoformat(),
+        "beyond_max": override.beyond_max,
+    }
+
+
+def _mode(policy: Policy | None, record: ModelRecord, *, emulated: bool) -> str:
+    if record.retired_by is not None:
         return "retired"
-    if paused_by is not None:
+    if record.paused_by is not None:
         return "paused"
-    return policy.mode.value if policy is not None else "no policy"
+    if policy is None:
+        return "no policy"
+    return mode_in_force(policy, record.promotion, emulated=emulated).value
 
 
 def _hourly(nodes: tuple[Node, ...] | list[Node]) -> Money:

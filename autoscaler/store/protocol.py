@@ -16,6 +16,7 @@ from autoscaler.domain.ids import IntentId, MachineId, ModelName, NodeName
 from autoscaler.domain.money import ZERO, Money
 from autoscaler.domain.node import Fleet, Node, NodeEvent
 from autoscaler.domain.offer import BackOff, OfferKey
+from autoscaler.domain.override import Override
 from autoscaler.domain.plan import Plan
 
 LAUNCH_MEMORY = timedelta(days=1)  # the longest window in which launches are counted
@@ -96,6 +97,21 @@ class OpenIntent:
 
 
 @dataclass(frozen=True, slots=True)
+class Promotion:
+    """A person's word that a model may rent.
+
+    Attributes:
+        spec: a hash of the policy and the limits that were shown.
+        mode: what the policy's file said of its mode then; "" for nothing.
+    """
+
+    by: str
+    at: datetime
+    spec: str = ""
+    mode: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRecord:
     """What the store keeps of a model beside its nodes.
 
@@ -103,6 +119,9 @@ class ModelRecord:
         memory: the law's memory as JSON, "" when there is none.
         paused_by: who paused it, None when it is not paused.
         retired_by: who retired it; its nodes drain to zero whatever the policy says.
+        promotion: who let it rent; None while it is in shadow, or its file says that it is active.
+        override: how many nodes a person wants for a while; it may have ended.
+        shadow: what it would have rented, as JSON, "" when it is not in shadow.
     """
 
     model: ModelName
@@ -110,6 +129,9 @@ class ModelRecord:
     paused_by: str | None = None
     paused_at: datetime | None = None
     retired_by: str | None = None
+    promotion: Promotion | None = None
+    override: Override | None = None
+    shadow: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +181,12 @@ class Store(Protocol):
         releases: Sequence[tuple[Node, Node, NodeEvent]],
         memory: str,
         admit: Admit,
+        shadow: str | None = None,
     ) -> Admission:
-        """Record one pass in one transaction: decision, memory, releases, and the intents that `admit` lets through."""
+        """Record one pass in one transaction: decision, memory, releases, and the intents that `admit` lets through.
+
+        `shadow` is what the model would have rented, as JSON; None leaves it as it is.
+        """
 
     async def advance(self, lease: Lease, before: Node, after: Node, event: NodeEvent) -> None:
         """Move a node on: one durable write of its row and its event, if the row still equals `before`."""
@@ -199,6 +225,19 @@ class Store(Protocol):
 
     async def set_retired(self, model: ModelName, actor: str | None, now: datetime) -> None:
         """Retire a model (by an actor) or take it back (None)."""
+
+    async def set_promotion(
+        self, model: ModelName, promotion: Promotion | None, event: NodeEvent
+    ) -> None:
+        """Let a model rent, or put it back into shadow (None); the event is recorded with it."""
+
+    async def promotions(self) -> Mapping[ModelName, Promotion]:
+        """Every model that was promoted."""
+
+    async def set_override(
+        self, model: ModelName, override: Override | None, event: NodeEvent
+    ) -> None:
+        """Set or end (None) a model's override; the event is recorded with it."""
 
     async def backoffs(self) -> tuple[BackOff, ...]:
         """Every offer's back-off, also those that ended lately: they carry the count of failures."""

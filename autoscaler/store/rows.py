@@ -13,11 +13,15 @@ from autoscaler.domain.ids import DecisionId, ModelName, NodeName
 from autoscaler.domain.money import Money
 from autoscaler.domain.node import CLOSED, Node, NodeEvent, State
 from autoscaler.domain.offer import BackOff, OfferKey
+from autoscaler.domain.override import Override
 from autoscaler.domain.plan import Plan
+from autoscaler.store.protocol import Promotion
 
 NODE = TypeAdapter(Node)
 DECISION = TypeAdapter(Decision)
 PLAN = TypeAdapter(Plan)
+PROMOTION = TypeAdapter(Promotion)
+OVERRIDE = TypeAdapter(Override)
 
 
 def iso(at: datetime) -> str:

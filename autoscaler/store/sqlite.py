@@ -18,6 +18,7 @@ from autoscaler.domain.decision import Decision
 from autoscaler.domain.ids import IntentId, ModelName, NodeName
 from autoscaler.domain.node import Fleet, Node, NodeEvent, State
 from autoscaler.domain.offer import BackOff, OfferKey
+from autoscaler.domain.override import Override
 from autoscaler.domain.plan import Plan
 from autoscaler.errors import LeaseLost, StoreUnavailable
 from autoscaler.store import sqlite_facts, sqlite_nodes
@@ -30,8 +31,9 @@ from autoscaler.store.protocol import (
     ModelRecord,
     OpenIntent,
     Orphan,
+    Promotion,
 )
-from autoscaler.store.rows import event_of, iso, node_of
+from autoscaler.store.rows import OVERRIDE, PROMOTION, event_of, iso, node_of
 from autoscaler.store.sqlite_file import FileLock, open_database, transaction
 from autoscaler.store.sqlite_nodes import OPEN
 
@@ -140,6 +142,7 @@ class SqliteStore:
         releases: Sequence[tuple[Node, Node, NodeEvent]],
         memory: str,
         admit: Admit,
+        shadow: str | None = None,
     ) -> Admission:
         def work(db: sqlite3.Connection) -> Admission:
             with transaction(db):
@@ -154,7 +157,9 @@ class SqliteStore:
                 for node in admission.admitted:
                     sqlite_nodes.insert_intent(db, node)
                 acted = bool(releases or admission.admitted)
-                sqlite_nodes.record_decision(db, lease, decision, plan, memory, acted=acted)
+                sqlite_nodes.record_decision(
+                    db, lease, decision, plan, memory, acted=acted, shadow=shadow
+                )
             return admission
 
         return await self._run(work)
@@ -264,6 +269,21 @@ class SqliteStore:
             f"{flag}_at = excluded.{flag}_at"
         )
         await self._execute(query, (model, actor, at))
+
+    async def set_promotion(
+        self, model: ModelName, promotion: Promotion | None, event: NodeEvent
+    ) -> None:
+        doc = PROMOTION.dump_json(promotion).decode() if promotion else None
+        await self._run(lambda db: sqlite_facts.mark(db, model, "promotion", doc, event))
+
+    async def promotions(self) -> Mapping[ModelName, Promotion]:
+        return await self._run(sqlite_facts.promotions)
+
+    async def set_override(
+        self, model: ModelName, override: Override | None, event: NodeEvent
+    ) -> None:
+        doc = OVERRIDE.dump_json(override).decode() if override else None
+        await self._run(lambda db: sqlite_facts.mark(db, model, "override", doc, event))
 
     # market
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from autoscaler.domain.ids import MachineId, ModelName
+from autoscaler.domain.node import NodeEvent
 from autoscaler.domain.offer import BackOff, OfferKey
-from autoscaler.store.protocol import ListingLags, ModelRecord, Orphan
-from autoscaler.store.rows import backoff_of, instant, iso
+from autoscaler.store.protocol import ListingLags, ModelRecord, Orphan, Promotion
+from autoscaler.store.rows import OVERRIDE, PROMOTION, backoff_of, instant, iso
 from autoscaler.store.sqlite_file import transaction
-from autoscaler.store.sqlite_nodes import OPEN
+from autoscaler.store.sqlite_nodes import OPEN, add_event
 
 _KEPT_BOOTS = 50
 _KEPT_LAGS = 50  # the largest, for ever: as many as the settling time is learned from
@@ -27,7 +28,28 @@ def record(db: sqlite3.Connection, model: ModelName) -> ModelRecord:
         paused_by=row["paused_by"],
         paused_at=instant(row["paused_at"]) if row["paused_at"] else None,
         retired_by=row["retired_by"],
+        promotion=PROMOTION.validate_json(row["promotion"]) if row["promotion"] else None,
+        override=OVERRIDE.validate_json(row["override"]) if row["override"] else None,
+        shadow=row["shadow"],
     )
+
+
+def promotions(db: sqlite3.Connection) -> dict[ModelName, Promotion]:
+    rows = db.execute("SELECT model, promotion FROM models WHERE promotion IS NOT NULL")
+    return {ModelName(row["model"]): PROMOTION.validate_json(row["promotion"]) for row in rows}
+
+
+def mark(
+    db: sqlite3.Connection, model: ModelName, column: str, doc: str | None, event: NodeEvent
+) -> None:
+    """Set one of a model's documents, and record who did."""
+    with transaction(db):
+        db.execute(
+            f"INSERT INTO models (model, {column}) VALUES (?, ?) "
+            f"ON CONFLICT (model) DO UPDATE SET {column} = excluded.{column}",
+            (model, doc),
+        )
+        add_event(db, event)
 
 
 def backoffs(db: sqlite3.Connection) -> tuple[BackOff, ...]:

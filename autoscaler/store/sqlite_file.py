@@ -16,7 +16,7 @@ from pathlib import Path
 
 from autoscaler.errors import StoreUnavailable
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class FileLock:

@@ -125,6 +125,7 @@ def record_decision(
     memory: str,
     *,
     acted: bool,
+    shadow: str | None = None,
 ) -> None:
     """Keep the decision. One that repeats an idle predecessor replaces it, so that neither calm nor a limit that
     refuses every launch for days costs rows; one that rows refer to stays.
@@ -162,6 +163,8 @@ def record_decision(
         "ON CONFLICT (model) DO UPDATE SET memory = excluded.memory",
         (lease.model, memory),
     )
+    if shadow is not None:
+        db.execute("UPDATE models SET shadow = ? WHERE model = ?", (shadow, lease.model))
 
 
 def ledger(db: sqlite3.Connection, now: datetime) -> Ledger:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -176,7 +177,7 @@ def test_a_spent_limit_drains_to_the_minimum_only_where_the_policy_says_so() -> 
     ],
 )
 def test_a_limit_below_what_stands_drains_where_it_says_so(
-    own: dict[str, object], overall: dict[str, object], said: str
+    own: dict[str, Any], overall: dict[str, object], said: str
 ) -> None:
     standing, leaving = rows(2, State.READY), rows(2, State.DRAINING)
 

@@ -20,7 +20,7 @@ from autoscaler.passes import Passes
 from autoscaler.policies import PolicyBook
 from autoscaler.serve.metrics import Metrics
 from autoscaler.wakes import Wakes
-from tests.core.test_core_reconcile import CHAT, AirFeed, Desk, policy
+from tests.core.desk import CHAT, AirFeed, Desk, policy
 from tests.nodes.life_parts import OWNER, life, minutes, offer, open_store, seconds
 
 WINDOW = minutes(5)

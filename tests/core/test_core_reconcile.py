@@ -2,157 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
-from autoscaler.config import Config
 from autoscaler.domain.decision import Verdict
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.money import Money
-from autoscaler.domain.node import Endpoint, Node, NodeEvent, State
+from autoscaler.domain.node import NodeEvent, State
 from autoscaler.domain.offer import BackOff, OfferKey
-from autoscaler.domain.signals import Figure, FigureName, Gap, Signals
 from autoscaler.errors import CloudUnavailable, LeaseLost, SchemaError, StoreUnavailable
 from autoscaler.market import MarketFeed
-from autoscaler.nodes.leases import Leases
-from autoscaler.policy import Policy
-from autoscaler.reconcile import Outcome, Reconciler
-from autoscaler.store.sqlite import SqliteStore
+from tests.core.desk import CHAT, Desk, policy
 from tests.nodes.life_parts import (
     KEY,
     NOON,
-    OWNER,
-    AirCloud,
-    HandClock,
     intent_id,
     minutes,
     node,
-    offer,
-    open_store,
     seconds,
 )
-
-CHAT = ModelName("meta-llama/Llama-3.1-8B-Instruct")
-REQUIRED = (FigureName.ARRIVALS, FigureName.RUNNING, FigureName.WAITING)
-
-
-def policy(**changes: object) -> Policy:
-    table: dict[str, object] = {
-        "schema": 1,
-        "model": CHAT,
-        "engine": "vllm",
-        "slo": "95% of first tokens within 3s",
-        "nodes": {"max": 4},
-        "spread": {"survive_node": 0},
-    }
-    return Policy.model_validate(table | changes)
-
-
-@dataclass
-class AirFeed:
-    """Demand as a test says, None for a source that does not answer."""
-
-    arrivals: float | None = 0.0
-    held: int = 0
-    history: list[Signals] = field(default_factory=list)
-
-    async def read(
-        self, endpoints: Sequence[Endpoint], starting: Sequence[str], now: datetime
-    ) -> Sequence[Signals]:
-        if self.arrivals is None:
-            signals = Signals(now, gaps=tuple(Gap(n, "gateway", "refused") for n in REQUIRED))
-        else:
-            values = {FigureName.ARRIVALS: self.arrivals, FigureName.RUNNING: self.arrivals}
-            values[FigureName.WAITING] = 0.0
-            figures = tuple((n, Figure(v, now, "gateway")) for n, v in values.items())
-            signals = Signals(now, figures, idle=self.arrivals == 0, held=self.held)
-        self.history.append(signals)
-        return self.history[-100:]
-
-
-@dataclass
-class Desk:
-    """One model's passes."""
-
-    store: SqliteStore
-    clock: HandClock
-    cloud: AirCloud
-    market: MarketFeed
-    leases: Leases
-    feed: AirFeed
-    config: Config
-    policy: Policy
-    forbidden: str | None = None
-
-    def __post_init__(self) -> None:
-        self.reconciler = Reconciler(
-            self.config,
-            self.store,
-            self.market,
-            self.leases,
-            lambda model: self.feed,
-            lambda: {CHAT: self.policy},
-            lambda: self.forbidden,
-        )
-
-    async def once(self) -> Outcome:
-        await self.leases.renew_all()
-        outcome = await self.reconciler.reconcile(self.policy, self.clock.now())
-        self.clock.move(15)
-        return outcome
-
-    async def passes(self, length: timedelta) -> list[Outcome]:
-        return [await self.once() for _ in range(int(length / seconds(15)))]
-
-    async def fleet(self) -> tuple[Node, ...]:
-        return (await self.store.fleet(CHAT)).nodes
-
-    async def be(self, state: State) -> None:
-        """Every open node gets into a state, as if its life had gone on."""
-        lease = self.leases.current(CHAT)
-        for row in await self.fleet():
-            like = node(state)
-            after = replace(
-                like,
-                **{
-                    name: getattr(row, name)
-                    for name in (
-                        "name",
-                        "model",
-                        "intent",
-                        "attempt",
-                        "offer",
-                        "units",
-                        "created_at",
-                    )
-                },
-                since=self.clock.now(),
-                concurrency=row.concurrency,
-            )
-            await self.store.update(lease, row, after)
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    store, clock = open_store(tmp_path), HandClock()
-    cloud = AirCloud(clock, rentable=(offer(), offer("a40.1x", "a40", "1.10")))
-    leases = Leases(store, "daemon-1", clock)
-    await leases.acquire(CHAT)
-    market = MarketFeed(cloud, store, clock)
-    await market.refresh()
-    config = Config.model_validate(
-        {
-            "schema": 1,
-            "cloud": {"owner": OWNER, "url": "http://127.0.0.1:1", "key_file": "/k"},
-            "timings": {"start_caution": "0s"},
-        }
-    )
-    yield Desk(store, clock, cloud, market, leases, AirFeed(), config, policy())
-    await store.close()
 
 
 async def test_demand_becomes_recorded_intents_and_one_decision(desk: Desk) -> None:

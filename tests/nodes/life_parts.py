@@ -62,7 +62,7 @@ def seconds(count: float) -> timedelta:
 
 
 def policy(**changes: object) -> Policy:
-    table: dict[str, object] = {"schema": 1, "model": MODEL, "engine": "vllm"}
+    table: dict[str, object] = {"schema": 1, "model": MODEL, "engine": "vllm", "mode": "active"}
     return Policy.model_validate(table | changes)
 
 
