@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 import typer
 
@@ -32,7 +31,7 @@ from autoscaler.errors import CloudUnavailable
 
 
 def audit(
-    config: ConfigOption = Path("config.toml"),
+    config: ConfigOption = None,
     daemon: DaemonOption = None,
     url: UrlOption = None,
     project: ProjectOption = None,

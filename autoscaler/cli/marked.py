@@ -30,7 +30,8 @@ from autoscaler.errors import ConfigError
 from autoscaler.nodes.inventory import Owner
 
 ConfigOption = Annotated[
-    Path, typer.Option("--config", help="config.toml; not read when a credential is given here")
+    Path | None,
+    typer.Option("--config", help="default: config.toml here, unless a credential is given"),
 ]
 OwnerOption = Annotated[
     str | None, typer.Option("--owner", help="the owner mark, when no config is read")
@@ -43,6 +44,8 @@ DaemonOption = Annotated[
         help="URL of the daemon's read-only API; default: the config's socket, then its port",
     ),
 ]
+
+_HERE = Path("config.toml")
 
 __all__ = [
     "ConfigOption",
@@ -92,7 +95,7 @@ class Marked:
 
 
 def marked(
-    config: Path,
+    config: Path | None,
     url: str | None,
     project: str | None,
     key_file: Path | None,
@@ -104,26 +107,15 @@ def marked(
 ) -> Marked:
     """Take what the options say, those on the command line before the config's.
 
+    Args:
+        config: read when it is named, or when no credential is given: then `config.toml` here.
+
     Raises:
         ConfigError: there is no credential, no owner mark, or a value is not fit for use.
     """
     named = (daemon_url(daemon),) if daemon is not None else ()
-    if key_file is None and email is None:
-        if not config.exists():
-            raise ConfigError(
-                f"{config}: not found. Name your config with --config, or give --key-file and --owner"
-            )
-        read = read_config(config)
-        given = {"url": url, "project": project, "owner": owner, "prefix": prefix}
-        both = {**read.cloud.model_dump(), **_given(**given)}
-        at = (Address("http://daemon", read.socket), Address(f"http://{read.serve.listen}"))
-        return Marked(_checked(both), read.timings, named or at, read.socket)
-    if owner is None:
-        raise ConfigError(
-            "--owner: missing: the 8 letters and digits that stand in the names of your machines "
-            "(cloud.owner of the config that made them)"
-        )
-    values = _given(
+    has_credential = key_file is not None or email is not None
+    given = _given(
         url=url,
         project=project,
         key_file=key_file,
@@ -132,7 +124,24 @@ def marked(
         owner=owner,
         prefix=prefix,
     )
-    return Marked(_checked(values), Timings(), named, None)
+    if config is not None or not has_credential:
+        path = config or _HERE
+        if not path.exists():
+            raise ConfigError(
+                f"{path}: not found. Name your config with --config, or give --key-file and --owner"
+            )
+        read = read_config(path)
+        known = read.cloud.model_dump()
+        if has_credential:
+            known |= {"key_file": None, "email": None, "password_file": None}
+        at = (Address("http://daemon", read.socket), Address(f"http://{read.serve.listen}"))
+        return Marked(_checked({**known, **given}), read.timings, named or at, read.socket)
+    if owner is None:
+        raise ConfigError(
+            "--owner: missing: the 8 letters and digits that stand in the names of your machines "
+            "(cloud.owner of the config that made them)"
+        )
+    return Marked(_checked(given), Timings(), named, None)
 
 
 def _given(**values: object) -> dict[str, object]:

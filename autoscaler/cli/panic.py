@@ -6,7 +6,6 @@ import asyncio
 import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,7 +45,7 @@ ForOption = Annotated[
 
 
 def panic(
-    config: ConfigOption = Path("config.toml"),
+    config: ConfigOption = None,
     daemon: DaemonOption = None,
     url: UrlOption = None,
     project: ProjectOption = None,

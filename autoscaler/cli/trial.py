@@ -15,8 +15,15 @@ from autoscaler.brakes.facts import BELIEFS, Fact, Status
 from autoscaler.brakes.shown import Bar
 from autoscaler.brakes.trial import Report
 from autoscaler.cli.ask import DEFAULT_CONFIG, ConfigOption, YesOption
-from autoscaler.cli.connection import JsonOption, Table, confirmed, said_errors, show
-from autoscaler.cli.tryout import TrialSettings, Tryout, cheapest, least_cost
+from autoscaler.cli.connection import (
+    JsonOption,
+    KeyFileOption,
+    Table,
+    confirmed,
+    said_errors,
+    show,
+)
+from autoscaler.cli.tryout import TrialSettings, Tryout, cheapest, least_cost, with_key
 from autoscaler.config import Config
 from autoscaler.config_file import check_floors, read_config, read_policy
 from autoscaler.domain.money import Money
@@ -36,6 +43,7 @@ def trial(
         int | None, typer.Option(help="clients at once; default: what the VM should carry", min=1)
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
+    key_file: KeyFileOption = None,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -46,7 +54,7 @@ def trial(
     """
     with said_errors():
         settings = read_settings(policy, max_cost, load, concurrency)
-        found = read_config(config)
+        found = with_key(read_config(config), key_file)
         if not found.cloud.is_loopback:
             check_floors(policy, settings.policy)
         _ask(settings, found, yes=yes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import os
 import signal
 import socket
 import sys
@@ -41,6 +42,7 @@ T = TypeVar("T")
 
 _ACTOR = "trial"
 _START_S = 30.0
+_PATIENCE = timedelta(minutes=2)  # for a sweep, the market, the firewall rule, and a pass
 _PR_SET_PDEATHSIG = 1
 
 
@@ -52,6 +54,14 @@ class TrialSettings:
     max_cost: Money
     load: timedelta
     concurrency: int | None
+
+
+def with_key(config: Config, key_file: Path | None) -> Config:
+    """The config with another file of the access key, where one is named."""
+    if key_file is None:
+        return config
+    other = {"key_file": key_file, "email": None, "password_file": None}
+    return config.model_copy(update={"cloud": config.cloud.model_copy(update=other)})
 
 
 async def cheapest(policy: Policy, config: Config) -> Offer:
@@ -112,6 +122,7 @@ class Tryout:
             ConfigError, StoreUnavailable: it cannot begin, and nothing was rented.
         """
         config, policy = self._config, self._settings.policy
+        _is_ours(config.state_dir)
         for directory in (config.state_dir, self._directory, self._directory / "policies"):
             private_directory(directory)
         await self._look_before(policy.name)
@@ -159,7 +170,7 @@ class Tryout:
                 load=settings.load,
                 settling=timings.settling_time,
                 gone_after=timings.gone_after,
-                patience=max(3 * timings.sweep, timings.market + 2 * timings.reconcile),
+                patience=max(_PATIENCE, 3 * timings.sweep),
                 concurrency=settings.concurrency,
             ),
             daemon.store,
@@ -287,6 +298,23 @@ def _for_one(policy: Policy) -> Policy:
             "signals": type(policy.signals)(),
         }
     )
+
+
+def _is_ours(directory: Path) -> None:
+    """Leave no file of ours in another user's state: its daemon could not open it any more.
+
+    Raises:
+        ConfigError: the directory belongs to somebody else.
+    """
+    try:
+        owner = directory.stat().st_uid
+    except OSError:
+        return  # it is made, or that says what is wrong
+    if owner != os.geteuid():
+        raise ConfigError(
+            f"{directory}: belongs to user {owner}, and this runs as {os.geteuid()}: run it as that user "
+            "(docs/brakes.md has the command)"
+        )
 
 
 async def _let_go(store: Store, model: ModelName, clock: Clock) -> None:

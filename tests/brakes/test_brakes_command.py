@@ -99,6 +99,22 @@ async def test_without_a_config_and_a_key_it_says_what_to_give(tmp_path: Path) -
     assert "--key-file and --owner" in result.stderr
 
 
+async def test_a_config_and_another_key_go_together(
+    shell: Type, mkinf: ScriptedMkinf, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        'schema = 1\nstate_dir = "s"\nruntime_dir = "r"\n[cloud]\nkey_file = "/nowhere/key"\n'
+        f'owner = "testtest"\nurl = "{mkinf.url}"\n'
+    )
+
+    result = await shell("audit", "--config", str(config), "--json")
+
+    assert result.exit_code == 5, result.output
+    assert '"owner": "testtest"' in result.stdout
+    assert "r/daemon.sock" in result.stdout
+
+
 @pytest.mark.parametrize("typed", ["", "\n", "yes\n", "y\n", "as1-testtest\n", "testtesT\n"])
 async def test_panic_wants_the_owner_mark_typed_and_deletes_nothing_else(
     shell: Type, mkinf: ScriptedMkinf, typed: str

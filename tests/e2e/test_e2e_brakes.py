@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from autoscaler.cloud.mkinf.values import VmRequest
 from autoscaler.config import CloudSettings
 from autoscaler.domain.ids import ModelName, new_intent_id, node_name
 from tests.e2e.conftest import Build
-from tests.e2e.world import Said, World
+from tests.e2e.world import DEADLINE_S, Said, World
+from tests.world.processes import die_with_parent
 
 pytestmark = pytest.mark.e2e
 
@@ -58,11 +60,17 @@ async def rent(hand: MkinfClient, name: str) -> str:
 
 async def by_flags(there: World, command: str, *arguments: str, owner: str = OWNER) -> Said:
     """As from another host: without a config, with a key and the owner mark."""
-    return await there.command(
-        command, "--url", there.cloud["url"], "--project", there.cloud["project_id"],
-        "--key-file", str(there.cloud["key_file"]), "--owner", owner, *arguments,
-        config="there-is-none.toml",
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "autoscaler", command, "--url", there.cloud["url"],
+        "--project", there.cloud["project_id"], "--key-file", str(there.cloud["key_file"]),
+        "--owner", owner, *arguments,
+        cwd=there.directory, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        preexec_fn=die_with_parent,
     )  # fmt: skip
+    async with asyncio.timeout(DEADLINE_S):
+        out, err = await process.communicate()
+    return Said(process.returncode or 0, out.decode(), err.decode())
 
 
 async def names(there: World) -> set[str]:
@@ -70,7 +78,8 @@ async def names(there: World) -> set[str]:
 
 
 async def test_an_audit_tells_accounted_from_disowned_from_unknown(world: Build) -> None:
-    there = await world(nodes={"min": 1, "max": 2})
+    # the orphan must outlive a slow machine's commands
+    there = await world({"timings": {"orphan_grace": "10m"}}, nodes={"min": 1, "max": 2})
     (node,) = await there.ready()
 
     fine = await there.command("audit")

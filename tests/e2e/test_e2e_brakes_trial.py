@@ -5,20 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sys
 
 import pytest
 
 from tests.e2e.world import Said, World
+from tests.world.processes import die_with_parent
 
 pytestmark = pytest.mark.e2e
 
+_LIFE_S = 100.0
 QUICK = {"boot_prior": "5s"}
 
 
 async def tried(there: World, *arguments: str) -> Said:
-    return await there.command(
-        "trial", "policies/chat.toml", "--yes", "--concurrency", "4", *arguments
-    )
+    """Run a trial; it takes a VM's whole life, so it has longer than other commands."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "autoscaler", "trial", "policies/chat.toml", "--yes",
+        "--concurrency", "4", *arguments, "--config", "config.toml",
+        cwd=there.directory, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        preexec_fn=die_with_parent,
+    )  # fmt: skip
+    async with asyncio.timeout(_LIFE_S):
+        out, err = await process.communicate()
+    return Said(process.returncode or 0, out.decode(), err.decode())
 
 
 def facts(said: Said) -> dict[str, str]:
