@@ -8,8 +8,8 @@ import sys
 def main() -> None:
     """Run the command line."""
     try:
-        if sys.argv[1:2] == ["gateway"]:
-            _gateway_alone()
+        if sys.argv[1:2] in (["gateway"], ["tunnels"]):
+            _alone(sys.argv[1])
             return
         from autoscaler.cli.app import app
     except KeyboardInterrupt:  # nothing has begun yet
@@ -17,17 +17,22 @@ def main() -> None:
     app()
 
 
-def _gateway_alone() -> None:
-    """Run the gateway without loading the other commands: they are half of its memory, and it needs none."""
+def _alone(name: str) -> None:
+    """Run what serves for months without loading the other commands: they are half of its memory."""
     import typer
-
-    from autoscaler.gateway.command import gateway
 
     app = typer.Typer(
         pretty_exceptions_enable=False, rich_markup_mode="markdown", add_completion=False
     )
-    app.command(name="gateway")(gateway)
-    app(args=sys.argv[2:], prog_name=f"autoscaler {sys.argv[1]}")
+    if name == "gateway":
+        from autoscaler.gateway.command import gateway
+
+        app.command(name=name)(gateway)
+    else:
+        from autoscaler.tunnels.command import tunnels
+
+        app.command(name=name)(tunnels)
+    app(args=sys.argv[2:], prog_name=f"autoscaler {name}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@
     ├── SchemaError           an answer that we do not understand            → act on nothing it says
     ├── SourceUnavailable     no figure from this source                     → a gap in Signals
     ├── NodeUnreachable       SSH or HTTP gave no answer                     → the node's deadline
+    │   └── ReachUnavailable  the way to it is ours, and is not there        → nothing is said of the node; tell
     ├── HostKeyMismatch       another host key than the pinned one           → failed, at once
     ├── VerificationFailed    the node is not what it should be              → failed, at once
     ├── BalancerUnavailable   not known to be registered                     → not ready yet; repeat
@@ -96,6 +97,10 @@ class SourceUnavailable(AutoscalerError):
 
 class NodeUnreachable(AutoscalerError):
     """A node did not answer in time."""
+
+
+class ReachUnavailable(NodeUnreachable):
+    """What leads to nodes stands on this host and does not answer: nothing is known of any node by it."""
 
 
 class HostKeyMismatch(AutoscalerError):

@@ -19,6 +19,7 @@ from autoscaler.cli.render_script import render_script
 from autoscaler.cli.run import run, validate
 from autoscaler.cli.schema import schema
 from autoscaler.cli.trace import trace_app
+from autoscaler.cli.tunnels import tunnels
 from autoscaler.cli.verbs import drain, pause, resume, retire, sweep
 
 from autoscaler.cli.trial import trial
@@ -52,6 +53,7 @@ for command in (
     render_script,
     schema,
     gateway,
+    tunnels,
     emulator,
     trial,
 ):

@@ -12,8 +12,10 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import asyncssh
 
@@ -30,6 +32,7 @@ from autoscaler.emulator.machines.layout import Layout
 from autoscaler.emulator.machines.processes import Command, MachineEnded, Supervisor
 
 LOGIN_TIMEOUT_S = 10.0
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 Process = asyncssh.SSHServerProcess[bytes]
 
@@ -110,6 +113,18 @@ class SshServer:
         """Its connection is over."""
         self._connections.discard(connection)
 
+    def own(self, host: str) -> str:
+        """Where a client's tunnel to `host` ends: the VM's loopback is its one address, and nothing else is there.
+
+        Raises:
+            asyncssh.ChannelOpenError: it is another host's.
+        """
+        if host not in (*_LOOPBACK, self._spec.address):
+            raise asyncssh.ChannelOpenError(
+                asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "an emulated VM reaches itself only"
+            )
+        return self._spec.address
+
     def logged_in(self) -> None:
         """A client has got in: with the fault, the next one meets another host key."""
         if "host_key_changed" in self._spec.boot_faults and self._acceptor is not None:
@@ -132,6 +147,14 @@ class _Login(asyncssh.SSHServer):
 
     def auth_completed(self) -> None:
         self._server.logged_in()
+
+    def connection_requested(
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> Awaitable[asyncssh.SSHTCPSession[bytes]]:
+        assert self._connection is not None
+        way = self._connection.forward_connection(self._server.own(dest_host), dest_port)
+        # asyncssh passes on what comes of it, whatever its annotations say
+        return cast("Awaitable[asyncssh.SSHTCPSession[bytes]]", way)
 
 
 def _authorized(line: str) -> asyncssh.SSHAuthorizedKeys:
