@@ -22,6 +22,7 @@ from autoscaler.hub.learn import origin, wants_facts
 from autoscaler.nodes.keys import client_key, public_line, read_token
 from autoscaler.nodes.startup.presets import driver_note
 from autoscaler.setup.findings import Finding, fail, ok, warn
+from autoscaler.setup.haproxies import check_haproxies
 from autoscaler.store.sqlite_file import SCHEMA
 
 _ANSWER_S = 5.0
@@ -157,17 +158,7 @@ async def check_processes(config: Config) -> list[Finding]:
             _port("port for clients", *parse_address(address), "front.listen")
             for address in config.front.listen
         ]
-    for each in config.haproxy if config.balancer == "haproxy" else ():
-        why = await _answers(each.socket)
-        found.append(
-            ok(f"haproxy {each.name}", f"{each.socket}: answers")
-            if why is None
-            else fail(
-                f"haproxy {each.name}",
-                f"{each.socket}: {why}",
-                "deploy/haproxy/haproxy.cfg has what it needs",
-            )
-        )
+    found += await check_haproxies(config)
     return found
 
 
