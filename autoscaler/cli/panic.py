@@ -67,7 +67,7 @@ def panic(
     warnings_to_stderr()
     with said_errors():
         whose = marked(config, url, project, key_file, email, password_file, owner, prefix, daemon)
-        length = parse_duration(limit) if limit is not None else None
+        length = _length(limit)
         run = _Run(whose, length, yes=yes, as_json=json)
         try:
             asyncio.run(run.all())
@@ -78,6 +78,13 @@ def panic(
             why = f"given up after {limit}"
         status = run.finish(why)
     raise typer.Exit(status)
+
+
+def _length(limit: str | None) -> timedelta | None:
+    try:
+        return parse_duration(limit) if limit is not None else None
+    except ValueError as exc:
+        raise ConfigError(f"--for: found {limit!r}: {exc}; allowed: a length such as 30m") from None
 
 
 class _Run:

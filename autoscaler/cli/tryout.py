@@ -202,9 +202,7 @@ class Tryout:
         raise SystemExit(f"left: {left}. `autoscaler panic`, or the next trial or daemon, ends it")
 
     async def _look_before(self, model: ModelName) -> None:
-        """Refuse to begin where something else is at stake; take back what an earlier trial left behind."""
-        if not self._config.store_file.exists():
-            return
+        """Refuse to begin where something else is at stake; take up what an earlier trial left behind."""
         try:
             store = SqliteStore.open(self._config.store_file, self._config.timings.lease_time)
         except StoreUnavailable as exc:
@@ -217,7 +215,7 @@ class Tryout:
             theirs = [n.name for n in await store.nodes() if n.model != model]
             mine = [n.name for n in await store.nodes() if n.model == model]
             stopped = {record.paused_by, record.retired_by} - {None}
-            if theirs or (mine and stopped != {_ACTOR}):
+            if theirs or (mine and not await store.meta(_unfinished(model))):
                 raise ConfigError(
                     f"{len(theirs + mine)} nodes are there ({', '.join((theirs + mine)[:3])}): a trial would "
                     "run them without their policies. Give them back first (`autoscaler retire MODEL`), or "
@@ -227,6 +225,7 @@ class Tryout:
                 raise ConfigError(
                     f"{model} is paused or retired: `autoscaler resume {model}` first"
                 )
+            await store.set_meta(_unfinished(model), self._clock.now().isoformat())
             await _let_go(store, model, self._clock)
         finally:
             await store.close()
@@ -239,6 +238,7 @@ class Tryout:
             key = facts_key(project)
             before = read_facts(await store.meta(key))
             await store.set_meta(key, write_facts(before, report.facts))
+            await store.set_meta(_unfinished(model), "")
             await _let_go(store, model, self._clock)
         finally:
             await store.close()
@@ -315,6 +315,11 @@ def _is_ours(directory: Path) -> None:
             f"{directory}: belongs to user {owner}, and this runs as {os.geteuid()}: run it as that user "
             "(docs/brakes.md has the command)"
         )
+
+
+def _unfinished(model: ModelName) -> str:
+    """Where the store says that a trial of this model has begun and not ended: what is there is the trial's."""
+    return f"trial:{model}"
 
 
 async def _let_go(store: Store, model: ModelName, clock: Clock) -> None:

@@ -140,6 +140,13 @@ async def test_panic_given_up_says_what_is_left_and_what_it_costs(
     assert "no daemon was paused" in result.stdout
 
 
+async def test_a_time_to_give_up_without_a_unit_is_refused(shell: Type) -> None:
+    result = await shell("panic", "--owner", "testtest", "--for", "30")
+
+    assert result.exit_code == 2
+    assert "--for: found '30'" in result.stderr
+
+
 async def test_a_refused_key_is_told_by_its_exit_status(shell: Type, mkinf: ScriptedMkinf) -> None:
     for call in ("GET /projects", "GET P/availabilities", "GET P/vms"):
         mkinf.on(call, {"message": "no"}, status=401)

@@ -112,21 +112,31 @@ async def test_at_its_cost_a_trial_ends_and_deletes_what_it_has(cloud: World) ->
     assert await cloud.machines() == []
 
 
-async def test_a_trial_broken_off_deletes_its_vm_all_the_same(cloud: World) -> None:
+async def test_a_trial_that_was_killed_is_taken_up_and_one_broken_off_deletes_its_vm(
+    cloud: World,
+) -> None:
     cloud.write_policy()
     cloud.write_config()
-    await cloud.spawn(
-        "trial", "trial", "policies/chat.toml", "--yes", "--load", "50s", "--config", "config.toml"
-    )
 
-    async def loads() -> bool:
-        return "clients ask for" in cloud.log_of("trial")
+    async def begin(name: str) -> None:
+        await cloud.spawn(
+            name, "trial", "policies/chat.toml", "--yes", "--load", "50s",
+            "--config", "config.toml",
+        )  # fmt: skip
 
-    await cloud.until(loads, "the load has begun")
+        async def loads() -> bool:
+            return "clients ask for" in cloud.log_of(name)
+
+        await cloud.until(loads, "the load has begun", timeout=_LIFE_S / 2)
+
+    await begin("killed")
+    await cloud.end("killed", signal.SIGKILL)
+    await begin("trial")
     cloud.signal("trial", signal.SIGINT)
 
     assert await cloud.exit_code("trial") == 130, cloud.logs()
     assert await cloud.machines() == []
+    assert len(await cloud.created_names()) == 1
 
 
 async def test_until_a_delete_is_proven_there_is_one_vm_at_a_time(cloud: World) -> None:
