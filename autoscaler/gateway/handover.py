@@ -86,21 +86,27 @@ class Handover:
         return self._path
 
     async def serve(self) -> None:
-        """Answer one after the other, until cancelled. They are few, and each question has its time."""
+        """Answer until cancelled."""
         if self._listener is None:
             return
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
-            while True:
-                try:
-                    peer, _ = await loop.sock_accept(self._listener)
-                except OSError as exc:  # no descriptor free, for one: clients go before
-                    log.warning("peer_not_accepted", why=str(exc))
-                    await asyncio.sleep(ANSWER_S)
-                    continue
-                peer.setblocking(False)
-                conversation = tasks.create_task(self._converse(peer))
-                conversation.add_done_callback(partial(_closed, peer))  # also one that never began
+            # Not sock_accept: cancelled in the wrong moment, it loses what it has accepted.
+            loop.add_reader(self._listener, self._accept, self._listener, tasks)
+            try:
+                await loop.create_future()
+            finally:
+                loop.remove_reader(self._listener)
+
+    def _accept(self, listener: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        try:
+            peer, _ = listener.accept()
+        except OSError as exc:  # no descriptor free, for one: they ask again
+            log.debug("peer_not_accepted", why=str(exc))
+            return
+        peer.setblocking(False)
+        conversation = tasks.create_task(self._converse(peer))
+        conversation.add_done_callback(partial(_closed, peer))  # also one that never began
 
     async def _converse(self, peer: socket.socket) -> None:
         try:
