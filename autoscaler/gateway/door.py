@@ -23,6 +23,7 @@ from autoscaler.gateway.tls import Identity, TlsFiles, find_files, load_identity
 
 log = structlog.get_logger(__name__)
 
+PutInForce = Callable[[], None]  # what was read, ready to hold from now on
 _RELOAD_S = 1.0
 _WARN_BEFORE = timedelta(days=14)
 _WARN_EACH = timedelta(days=1)
@@ -56,9 +57,10 @@ class Door:
         Raises:
             ConfigError: what is wrong with the files, and what to do.
         """
-        for what, look, load in self._parts():
+        for what, look, read in self._parts():
             self._seen[what] = look()
-            load()
+            put_in_force = read()
+            put_in_force()
         self._warn_of_expiry()
 
     def serving_context(self) -> ssl.SSLContext | None:
@@ -76,46 +78,52 @@ class Door:
         """Look at the files each second, for ever."""
         while True:
             await asyncio.sleep(_RELOAD_S)
-            await self.reload()
+            try:
+                await self.reload()
+            except Exception:
+                log.exception("front_reload_failed", in_force="as before")
 
     async def reload(self) -> None:
         """Read what has changed since it was last read."""
-        for what, look, load in self._parts():
+        for what, look, read in self._parts():
             # Noted before it is read: what changes meanwhile is read again.
             seen = await asyncio.to_thread(look)
             if seen == self._seen.get(what):
                 continue
             self._seen[what] = seen
             try:
-                load()
+                put_in_force = await asyncio.to_thread(read)  # thousands of keys hold nobody up
             except ConfigError as exc:
                 self.refused.add(what)
                 log.error("front_reload_refused", part=what, error=str(exc), in_force="as before")
             else:
+                put_in_force()
                 self.refused.discard(what)
                 log.info("front_reloaded", part=what, **self._facts(what))
         self._warn_of_expiry()
 
-    def _parts(
-        self,
-    ) -> Iterable[tuple[str, Callable[[], object], Callable[[], None]]]:
+    def _parts(self) -> Iterable[tuple[str, Callable[[], object], Callable[[], PutInForce]]]:
+        """Give for each part its name, the marks of its files, and how it is read."""
         settings = self.settings
         if settings.client_keys is not None:
             keys = settings.client_keys
-            yield "client_keys", lambda: _marks(_key_paths(keys)), self._load_keys
+            yield "client_keys", lambda: _marks(_key_paths(keys)), lambda: self._read_keys(keys)
         if settings.tls is not None:
             tls, key = settings.tls, settings.tls_key
-            yield "tls", lambda: _marks(_tls_paths(tls, key)), self._load_tls
+            yield "tls", lambda: _marks(_tls_paths(tls, key)), lambda: self._read_tls(tls, key)
 
-    def _load_keys(self) -> None:
-        assert self.settings.client_keys is not None
-        self.admission.set_ring(read_keys(self.settings.client_keys))
+    def _read_keys(self, path: Path) -> PutInForce:
+        ring = read_keys(path)
+        return lambda: self.admission.set_ring(ring)
 
-    def _load_tls(self) -> None:
-        assert self.settings.tls is not None
-        files = find_files(self.settings.tls, self.settings.tls_key)
-        self.identity = load_identity(files, self.now())
-        self._warned_at = None
+    def _read_tls(self, tls: Path, key: Path | None) -> PutInForce:
+        identity = load_identity(find_files(tls, key), self.now())
+
+        def put_in_force() -> None:
+            self.identity = identity
+            self._warned_at = None
+
+        return put_in_force
 
     def _facts(self, what: str) -> dict[str, object]:
         if what == "tls" and self.identity is not None:
