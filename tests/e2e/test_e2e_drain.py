@@ -55,7 +55,7 @@ async def test_scale_in_under_load_cuts_no_stream(cloud: World, world: Build) ->
 
 
 async def test_at_the_deadline_cut_cuts_what_still_streams_and_says_so(world: Build) -> None:
-    there, _, streams = await _drained_amid_streams(world, on_deadline="cut")
+    there, _, streams = await _drained_amid_streams(world, on_deadline="cut", tokens=3000)
 
     answers = await asyncio.gather(*streams)
     await there.is_empty()
@@ -70,7 +70,7 @@ async def test_at_the_deadline_cut_cuts_what_still_streams_and_says_so(world: Bu
 
 
 async def test_at_the_deadline_wait_goes_on_waiting_and_says_so(world: Build) -> None:
-    there, node, streams = await _drained_amid_streams(world, on_deadline="wait")
+    there, node, streams = await _drained_amid_streams(world, on_deadline="wait", tokens=500)
 
     async def is_overdue() -> bool:
         return any(e["kind"] == "drain_overdue" for e in await there.events(node=node))
@@ -79,20 +79,20 @@ async def test_at_the_deadline_wait_goes_on_waiting_and_says_so(world: Build) ->
     answers = await asyncio.gather(*streams)
     await there.is_empty()
 
-    _assert_whole(answers, there)
+    _assert_whole(answers, there, tokens=500)
     assert [e for e in await there.events() if e["kind"] == "requests_cut"] == []
     assert "autoscaler_requests_cut_total{" not in await there.metrics()
 
 
 async def _drained_amid_streams(
-    world: Build, *, on_deadline: str
+    world: Build, *, on_deadline: str, tokens: int
 ) -> tuple[World, str, list[asyncio.Task[Answer]]]:
     """Drain a node while two answers stream that last longer than the drain's deadline."""
     there = await world(
         nodes={"min": 0, "max": 1}, drain={"deadline": "1s", "on_deadline": on_deadline}
     )
     assert (await there.ask()).whole
-    streams = await there.streams(2, tokens=TOKENS)
+    streams = await there.streams(2, tokens=tokens)
     (node,) = await there.nodes("ready")
     assert (await there.command("drain", node["name"], "--yes")).code == 0
     return there, str(node["name"]), streams
