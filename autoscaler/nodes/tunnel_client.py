@@ -19,6 +19,10 @@ _ANSWER_TIME = timedelta(seconds=3)
 _ANSWER_LIMIT = 16 * 1024 * 1024
 
 
+class _LeadsElsewhere(ReachUnavailable):
+    """The process has a tunnel of this id to another place."""
+
+
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -109,7 +113,12 @@ class TunnelClient:
             "remote_port": wish.remote_port,
             "local_port": wish.local_port,
         }
-        return self._parsed(_Put, await self._call("POST", "/v1/tunnels/put", body)).tunnel
+        try:
+            raw = await self._call("POST", "/v1/tunnels/put", body)
+        except _LeadsElsewhere:
+            await self.remove(wish.id)
+            raw = await self._call("POST", "/v1/tunnels/put", body)
+        return self._parsed(_Put, raw).tunnel
 
     async def remove(self, tunnel_id: str) -> None:
         """Have it no more; unknown is no error."""
@@ -136,7 +145,8 @@ class TunnelClient:
                 f" {self._control}`"
             ) from exc
         if answer.status != 200:
-            raise ReachUnavailable(
+            kind = _LeadsElsewhere if answer.status == 409 else ReachUnavailable
+            raise kind(
                 f"the tunnels' process refused {path}: HTTP {answer.status}"
                 f" {raw[:300].decode('utf-8', 'replace')}"
             )

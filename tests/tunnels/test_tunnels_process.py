@@ -30,13 +30,10 @@ async def test_the_same_tunnel_put_twice_is_one_on_one_port(node: Node, start: S
     assert list(await running.client.listing()) == ["n1"]
 
 
-async def test_an_id_that_leads_elsewhere_must_be_removed_first(node: Node, start: Start) -> None:
+async def test_a_tunnel_of_its_id_to_elsewhere_makes_way(node: Node, start: Start) -> None:
     running = await start()
     await running.client.put(node.wish())
 
-    with pytest.raises(ReachUnavailable, match=r"409.*remove it first"):
-        await running.client.put(node.wish(remote_port=9))
-    await running.client.remove("n1")
     await running.client.put(node.wish(remote_port=9))
 
     assert (await running.client.listing())["n1"].remote_port == 9
