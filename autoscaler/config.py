@@ -280,7 +280,7 @@ class Config(Values):
     runtime_dir: Path = Path("/run/autoscaler")
     ssh: SshSettings = SshSettings()
     firewall: FirewallSettings = FirewallSettings()
-    reach: ReachMode | None = None  # default: public-plain, and private for an emulator on loopback
+    reach: ReachMode | None = None  # default: tls, and private for an emulator on loopback
     balancer: Literal["gateway", "haproxy"] = "gateway"
     front: FrontSettings = FrontSettings()
     gateway: GatewaySettings = GatewaySettings()
@@ -354,7 +354,7 @@ class Config(Values):
     @property
     def way(self) -> ReachMode:
         """How model servers are reached."""
-        return self.reach or ("private" if self.cloud.is_loopback else "public-plain")
+        return self.reach or ("private" if self.cloud.is_loopback else "tls")
 
     @property
     def ssh_key_file(self) -> Path:

@@ -14,6 +14,7 @@ from autoscaler.errors import ConfigError
 from autoscaler.hub.kept import read_kept
 from autoscaler.policy import Policy, Route, below_floor
 from autoscaler.quantity import show_duration
+from autoscaler.tls_engines import why_no_tls
 from autoscaler.toml_file import read_toml
 
 _MACHINE_ID = 32  # hex digits
@@ -155,14 +156,28 @@ def check_route(path: Path, policy: Policy, balancer: str) -> None:
         )
 
 
+def check_reach(path: Path, policy: Policy, reach: str | None) -> None:
+    """Refuse a server that cannot be reached as the config says.
+
+    Raises:
+        ConfigError: it speaks no TLS.
+    """
+    why = why_no_tls(policy) if reach == "tls" else None
+    if why is not None:
+        raise ConfigError(
+            f'{path}: {why} (reach is "tls" there; on a real cloud also when it is left out)'
+        )
+
+
 def read_policies(
-    directory: Path, *, emulated: bool = True, balancer: str = "gateway"
+    directory: Path, *, emulated: bool = True, balancer: str = "gateway", reach: str | None = None
 ) -> PolicyFiles:
     """Read every `*.toml` of a directory, whole or not at all.
 
     Args:
         emulated: whether the cloud is an emulator on loopback, which may undercut the floors of durations.
         balancer: what spreads requests over the nodes, as in config.toml.
+        reach: how nodes are reached, as in config.toml; None leaves that unchecked.
 
     Raises:
         ConfigError: every mistake of every file, or two files that claim one model.
@@ -178,6 +193,7 @@ def read_policies(
             if not emulated:
                 check_floors(path, policy)
             check_route(path, policy, balancer)
+            check_reach(path, policy, reach)
         except ConfigError as exc:
             problems.append(str(exc))
             continue

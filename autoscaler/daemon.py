@@ -48,6 +48,7 @@ from autoscaler.nodes.runner import NodeRunner, Parts
 from autoscaler.nodes.startup.pins import ImagePins
 from autoscaler.nodes.startup.render import render
 from autoscaler.nodes.sweep import ORPHANS_MODEL, Sweeper
+from autoscaler.nodes.verify_http import node_session
 from autoscaler.observe.assemble import build_feed
 from autoscaler.observe.demand import DemandWatch
 from autoscaler.observe.feed import SignalFeed
@@ -64,7 +65,7 @@ from autoscaler.store.sqlite import SqliteStore
 from autoscaler.sweeping import SweepRounds
 from autoscaler.uptake import PolicyUptake
 from autoscaler.wakes import Wakes
-from autoscaler.ways import build_reach
+from autoscaler.ways import authority_of, build_reach
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +87,10 @@ class Daemon:
         self.clock: Clock = clock or SystemClock()
         self.health = Health()
         self.book = PolicyBook(
-            config.policies, emulated=config.cloud.is_loopback, balancer=config.balancer
+            config.policies,
+            emulated=config.cloud.is_loopback,
+            balancer=config.balancer,
+            reach=config.way,
         )
         self.wakes = Wakes()
         self.notifier = Notifier()
@@ -112,12 +116,18 @@ class Daemon:
         key = client_key(self.config.ssh_key_file, self.config.ssh.key_type)
         store = SqliteStore.open(self.config.store_file, self.config.timings.lease_time)
         try:
-            async with aiohttp.ClientSession(trust_env=False) as session:
+            authority = authority_of(self.config, self.clock)
+            vouches = authority.pem if authority is not None else None
+            self._reach = build_reach(self.config, authority, self.clock)
+            async with (
+                aiohttp.ClientSession(trust_env=False) as session,
+                node_session(vouches) as self._nodes,
+            ):
                 cloud = self._open_cloud(self.config.cloud, self.clock)
                 self.sockets = HaproxySockets(
                     self.config.haproxy, lambda path: key if path is None else private_key(path)
                 )
-                balancers = build_balancers(self.config, self.sockets, self.clock.boot_s)
+                balancers = build_balancers(self.config, self.sockets, self.clock.boot_s, vouches)
                 try:
                     self._build(store, cloud, balancers, session, public_line(key))
                     self._prober.use(key)
@@ -162,8 +172,7 @@ class Daemon:
             manage=config.firewall.manage,
         )
         self._pins = ImagePins(store)
-        reach = build_reach(config)
-        self._prober = NodeProber(config, session, clock, reach, pins=self._pins)
+        self._prober = NodeProber(config, self._nodes, clock, self._reach, pins=self._pins)
         self.metrics = Metrics()
         launcher = Launcher(
             store,
@@ -187,7 +196,7 @@ class Daemon:
                 inventory=self.inventory,
                 balancers=balancers,
                 prober=self._prober,
-                reach=reach,
+                reach=self._reach,
                 launcher=launcher,
                 timings=config.timings,
                 policies=lambda: self.book.policies,
@@ -252,7 +261,7 @@ class Daemon:
             wakes=self.wakes,
             market=self.market,
             firewall=self.firewall,
-            reach=reach,
+            reach=self._reach,
             metrics=self.metrics,
             health=self.health,
             start=self._start_model,
@@ -293,6 +302,7 @@ class Daemon:
     async def _run_parts(self) -> None:
         await self.sweeping.count_start()
         loop = asyncio.get_running_loop()
+                self._nodes,
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self.wakes.now("policies"))

@@ -15,22 +15,32 @@ from autoscaler.domain.ids import ModelName
 
 
 def build_balancers(
-    config: Config, sockets: HaproxySockets, boot_s: Callable[[], float]
+    config: Config,
+    sockets: HaproxySockets,
+    boot_s: Callable[[], float],
+    authority: str | None = None,
 ) -> BalancerGroup:
-    """The gateway, and before it the HAProxies where there are any: it is their activator and must know the nodes."""
+    """The gateway, and before it the HAProxies where there are any: it is their activator and must know the nodes.
+
+    Args:
+        authority: the certificate of who vouches for servers of https URLs.
+    """
     timings = config.timings
     patience = Patience(timings.balancer_grace, timings.balancer_absent_after)
-    gateway = GatewayBalancer(config.gateway_control)
+    gateway = GatewayBalancer(config.gateway_control, authority=authority)
     if config.balancer == "gateway":
         return BalancerGroup([gateway], boot_s, patience)
-    fronts = [HaproxyBalancer(_target(one, sockets), one.name) for one in config.haproxy]
+    fronts = [HaproxyBalancer(_target(one, sockets, authority), one.name) for one in config.haproxy]
     return BalancerGroup([gateway, *fronts], boot_s, patience, behind={gateway.name})
 
 
-def _target(settings: HaproxySettings, sockets: HaproxySockets) -> HaproxyTarget:
+def _target(
+    settings: HaproxySettings, sockets: HaproxySockets, authority: str | None
+) -> HaproxyTarget:
     return HaproxyTarget(
         socket_path=sockets.stats(settings),
         master_socket_path=sockets.master(settings),
         backends={ModelName(model): name for model, name in settings.backends.items()},
         check_interval=settings.check_interval,
+        authority=authority,
     )

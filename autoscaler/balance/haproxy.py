@@ -33,6 +33,7 @@ from autoscaler.balance.haproxy_socket import (
     show_servers_state,
     show_stat,
 )
+from autoscaler.balance.haproxy_tls import teach, tls_words
 from autoscaler.balance.protocol import Pool, PoolReport, ServerReport
 from autoscaler.domain.ids import ModelName, slug
 from autoscaler.domain.node import Endpoint
@@ -59,6 +60,7 @@ class HaproxySettings:
         connect_timeout: `timeout connect` of the backends.
         answer_time: for one command.
         removal_time: how long one `remove` waits for idle connections to close.
+        authority: the certificate, in PEM form, of who vouches for servers of https URLs.
     """
 
     socket_path: Where
@@ -71,6 +73,7 @@ class HaproxySettings:
     connect_timeout: timedelta = timedelta(seconds=2)
     answer_time: timedelta = timedelta(seconds=3)
     removal_time: timedelta = timedelta(seconds=2)
+    authority: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse names that would not be single words of a command (ValueError)."""
@@ -162,12 +165,15 @@ class HaproxyBalancer:
         address = address_of(endpoint.url)
         limit = self._max_connections(model, endpoint)
         state = backend.state(server)
-        if state is not None and (state.address, state.port) != address:
+        tls = endpoint.host_name
+        there = (*address, tls is not None)
+        if state is not None and (state.address, state.port, state.is_tls) != there:
             await self.drain(model, endpoint.id)
             await self.remove(model, endpoint.id)
             state = None
         if state is None:
-            await self._add(backend.name, server, address, endpoint.weight, limit)
+            extra = await self._tls(tls) if tls is not None else ""
+            await self._add(backend.name, server, address, endpoint.weight, limit, extra)
         elif not self._differences(backend, server, endpoint.weight, limit):
             return
         await self._bring_up(backend.name, server, endpoint.weight, limit)
@@ -246,8 +252,9 @@ class HaproxyBalancer:
         pool = self._pools.get(model)
         return None if pool is not None and pool.queue_in_engine else max(1, endpoint.capacity)
 
-    async def _ask(self, command: str) -> str:
-        return await ask(self._settings.socket_path, command, self._settings.answer_time)
+    async def _ask(self, command: str, lines: str | None = None) -> str:
+        settings = self._settings
+        return await ask(settings.socket_path, command, settings.answer_time, lines=lines)
 
     async def _find(self, model: ModelName) -> Backend | None:
         settings, name = self._settings, self._backend(model)
@@ -291,7 +298,7 @@ class HaproxyBalancer:
         host = f"[{state.address}]" if ":" in state.address else state.address
         return ServerReport(
             endpoint_id=state.server.removeprefix(self._settings.server_prefix),
-            url=f"http://{host}:{state.port}",
+            url=f"{'https' if state.is_tls else 'http'}://{host}:{state.port}",
             state=server_state(state, stat),
             in_flight=stat.scur if stat is not None else 0,
             queued=stat.qcur if stat is not None else 0,
@@ -326,8 +333,22 @@ class HaproxyBalancer:
 
     # what changes it
 
+    async def _tls(self, host_name: str) -> str:
+        """What `add server` must say of a server that speaks TLS; HAProxy then knows who vouches for it."""
+        authority = self._settings.authority
+        if authority is None:
+            raise BalancerUnavailable(f"{self._name}: nobody vouches for {host_name}")
+        await teach(self._ask, authority, self._name)
+        return tls_words(authority, host_name)
+
     async def _add(
-        self, backend: str, server: str, address: tuple[str, int], weight: int, limit: int | None
+        self,
+        backend: str,
+        server: str,
+        address: tuple[str, int],
+        weight: int,
+        limit: int | None,
+        extra: str,
     ) -> None:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         interval_ms = max(1, round(self._settings.check_interval / timedelta(milliseconds=1)))
@@ -335,7 +356,9 @@ class HaproxyBalancer:
         said = await self._ask(
             f"add server {backend}/{server} {host}:{address[1]} check inter {interval_ms}ms"
             f" fastinter {max(1, interval_ms // 5)}ms downinter {max(1, interval_ms // 2)}ms"
-            f" rise 1 fall 3 weight {weight}" + (f" maxconn {limit}" if limit is not None else "")
+            f" rise 1 fall 3 weight {weight}"
+            + (f" maxconn {limit}" if limit is not None else "")
+            + extra
         )
         log.debug("server_added", balancer=self._name, server=server, said=said)
 

@@ -69,6 +69,6 @@ def address_of(url: str) -> tuple[str, int]:
         port = parts.port
     except ValueError as exc:
         raise BalancerUnavailable(f"endpoint {url!r}: HAProxy needs an IP address") from exc
-    if parts.scheme != "http" or port is None or parts.path not in ("", "/"):
-        raise BalancerUnavailable(f"endpoint {url!r}: HAProxy needs http://ADDRESS:PORT")
+    if parts.scheme not in ("http", "https") or port is None or parts.path not in ("", "/"):
+        raise BalancerUnavailable(f"endpoint {url!r}: HAProxy needs http(s)://ADDRESS:PORT")
     return str(host), port

@@ -113,6 +113,7 @@ class ServerRow:
         weight: as set at run time, 0..256.
         is_checked: whether health checks run.
         address, port: where it listens.
+        is_tls: whether HAProxy speaks TLS with it.
     """
 
     backend: str
@@ -123,6 +124,7 @@ class ServerRow:
     is_checked: bool
     address: str
     port: int
+    is_tls: bool = False
 
     @property
     def is_in_maintenance(self) -> bool:
@@ -144,17 +146,27 @@ class ProcessInfo:
 
 
 async def ask(
-    where: Where, command: str, timeout: timedelta = ANSWER_TIME, *, is_master: bool = False
+    where: Where,
+    command: str,
+    timeout: timedelta = ANSWER_TIME,
+    *,
+    is_master: bool = False,
+    lines: str | None = None,
 ) -> str:
     """Send one command and return the whole answer, stripped.
 
     A master's socket ends its answer only once we have ended our side.
 
+    Args:
+        lines: what belongs to the command, such as a certificate; none of them empty.
+
     Raises:
         BalancerUnavailable: nobody listens, no permission, no end of the answer in time, or too much of it.
     """
-    if "\n" in command:
+    if "\n" in command or (lines is not None and not all(lines.split("\n"))):
         raise ValueError("one command a line, one line a connection")
+    if lines is not None:
+        command = f"{command} <<\n{lines}\n"
     socket = LocalSocket(where) if isinstance(where, Path) else where
     await socket.prepare()
     try:
@@ -321,6 +333,7 @@ def _server_row(row: Mapping[str, str]) -> ServerRow:
         is_checked=int(row["srv_check_state"]) & 0b100 != 0,
         address=row["srv_addr"],
         port=int(row["srv_port"]),
+        is_tls=row.get("srv_use_ssl") == "1",
     )
 
 

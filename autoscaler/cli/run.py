@@ -22,6 +22,7 @@ from autoscaler.nodes.startup.presets import driver_note
 from autoscaler.observe.assemble import build_feed
 from autoscaler.observe.targets import rounded_goals
 from autoscaler.policy import Policy
+from autoscaler.ways import PLAIN_NOTE
 
 
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -74,10 +75,13 @@ def validate(
         else:
             settings = read_config(config)
             typer.echo(f"{config}: ok")
+            if settings.way == "public-plain":
+                typer.echo(f"  note: {PLAIN_NOTE}")
             files = read_policies(
                 settings.policies,
                 emulated=settings.cloud.is_loopback,
                 balancer=settings.balancer,
+                reach=settings.way,
             )
             found = {files.files[name]: policy for name, policy in files.policies.items()}
         for path, policy in found.items():

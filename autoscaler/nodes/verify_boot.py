@@ -119,6 +119,7 @@ def limit_of(stage: str, deadlines: Deadlines) -> float:
     """Seconds that a stage of the script may take."""
     named: Mapping[str, float] = {
         "token": deadlines.token.total_seconds(),
+        "tls": deadlines.token.total_seconds(),
         "pull": deadlines.pull.total_seconds(),
         "health": deadlines.health.total_seconds(),
     }

@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 
 from autoscaler.errors import NodeUnreachable, VerificationFailed
+from autoscaler.tls_words import refusal, trusting
 
 ANSWER_BYTES = 1024 * 1024
 
@@ -40,10 +41,16 @@ class Answer:
         return value
 
 
-def node_session() -> aiohttp.ClientSession:
-    """A session for nodes: no cookies, no proxy from the environment, no connection kept."""
+def node_session(authority_pem: str | None = None) -> aiohttp.ClientSession:
+    """A session for nodes: no cookies, no proxy from the environment, no connection kept.
+
+    Args:
+        authority_pem: the one that must vouch for servers of https URLs, whose address then stands in their
+            certificate; None leaves these to the system's.
+    """
+    tls = trusting(authority_pem) if authority_pem is not None else True
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(force_close=True, limit=64),
+        connector=aiohttp.TCPConnector(force_close=True, limit=64, ssl=tls),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
     )
@@ -93,6 +100,9 @@ async def _capped(response: aiohttp.ClientResponse, url: str) -> bytes:
 
 
 def _said(exc: aiohttp.ClientError) -> str:
+    refused = refusal(exc)
+    if refused is not None:
+        return refused
     if isinstance(exc, aiohttp.ClientConnectorError):
         return exc.strerror or "cannot connect"
     return type(exc).__name__

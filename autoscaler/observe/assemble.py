@@ -51,18 +51,22 @@ def build_feed(
     session: aiohttp.ClientSession,
     overlooked: Overlooked = frozenset,
     sockets: SocketOf = lambda haproxy: haproxy.socket,
+    nodes: aiohttp.ClientSession | None = None,
 ) -> SignalFeed:
     """Build the feed of one model. Opens nothing yet.
 
     Args:
         session: for pages and queries; it stays the caller's to close. `trust_env` must be off.
+        nodes: for the pages of nodes, where these show certificates of our own.
 
     Raises:
         ConfigError: a source lacks what it needs, or a mapping or query cannot be read.
     """
     feeders: list[Feeder] = []
     for settings in _sources(policy, config):
-        for source, role, balancer in _build(settings, policy, config, session, sockets):
+        is_node_page = settings.kind in ("engine", "page")
+        through = nodes if nodes is not None and is_node_page else session
+        for source, role, balancer in _build(settings, policy, config, through, sockets):
             if any(source.name == other.source.name for other in feeders):
                 raise ConfigError(
                     f"signals.sources: two are called {source.name!r}: give each a name of its own"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from urllib.parse import urlsplit
 
 from autoscaler.clock import Clock
 from autoscaler.domain.ids import ModelName, NodeName
@@ -108,6 +109,7 @@ class Views:
             }
             for node in await self._store.nodes()
             if node.state in (State.READY, State.DRAINING)
+                    "__scheme__": urlsplit(e.url).scheme,
             for e in node.endpoints
         ]
 

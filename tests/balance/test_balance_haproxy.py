@@ -341,7 +341,7 @@ async def test_a_name_that_would_be_a_second_command_is_refused(
     assert fake.writes == []
 
 
-@pytest.mark.parametrize("url", ["https://10.0.0.1:8000", "http://node:80", "http://10.0.0.1", "x"])
+@pytest.mark.parametrize("url", ["ftp://10.0.0.1:8000", "http://node:80", "http://10.0.0.1", "x"])
 async def test_an_address_that_haproxy_cannot_take_is_refused(
     fake_socket: StartFake, url: str
 ) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import ssl
 import sys
 from pathlib import Path
 
@@ -113,7 +114,10 @@ async def serve(settings: Settings) -> None:
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, settings.address, settings.port, backlog=1024).start()
+        site = web.TCPSite(
+            runner, settings.address, settings.port, backlog=1024, ssl_context=_tls(settings)
+        )
+        await site.start()
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -125,6 +129,18 @@ async def serve(settings: Settings) -> None:
             loading.cancel()
     finally:
         await runner.cleanup()
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    """What uvicorn makes of the two files."""
+    if settings.tls is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(*settings.tls)
+    except OSError as error:
+        raise CannotServe(f"{type(error).__name__}: {error}") from None
+    return context
 
 
 async def load(server: Server) -> None:

@@ -28,6 +28,8 @@ SYNONYMS = {
     "memory": ("--gpu-memory-utilization", "--mem-fraction-static"),
     "prefill": ("--max-num-batched-tokens", "--chunked-prefill-size", "--max-batch-tokens"),
     "api_key": ("--api-key",),
+    "tls_key": ("--ssl-keyfile", "--ssl-key-file"),
+    "tls_certificate": ("--ssl-certfile", "--ssl-cert-file"),
 }
 FIELDS = {option: name for name, options in SYNONYMS.items() for option in options}
 
@@ -41,6 +43,7 @@ class Settings:
         served_names: what /v1/models lists; the first labels the metrics.
         load_seconds: real seconds until it is healthy; None works them out from the model's size.
         time_factor: divides loading times only. Serving is as fast as the GPU, times `speed`.
+        tls: certificate and key; None serves plain HTTP.
         models_directory: what has been fetched from the hub is marked here.
     """
 
@@ -67,6 +70,7 @@ class Settings:
     has_metrics: bool
     metrics_generation: str
     is_real_llama_cpp: bool
+    tls: tuple[Path, Path] | None = None
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -105,6 +109,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         has_metrics=_has_metrics(dialect, flags),
         metrics_generation=own.vllm_metrics,
         is_real_llama_cpp=own.real_llama_cpp,
+        tls=_tls(native),
     )
 
 
@@ -184,6 +189,11 @@ def _published(pairs: Sequence[str], port: int) -> int:
         return port
     by_container = {int(inside): int(outside) for outside, inside in (p.split(":") for p in pairs)}
     return by_container.get(port, 0)
+
+
+def _tls(native: Mapping[str, str]) -> tuple[Path, Path] | None:
+    key, certificate = native.get("tls_key"), native.get("tls_certificate")
+    return (Path(certificate), Path(key)) if key and certificate else None
 
 
 def _bindable(host: str) -> str:

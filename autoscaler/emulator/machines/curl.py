@@ -1,4 +1,4 @@
-"""A small `curl` for VMs on a computer that has none: plain HTTP, the options that scripts use.
+"""A small `curl` for VMs on a computer that has none: HTTP, HTTPS with -k, the options that scripts use.
 
 Standard library only. An option that it does not know ends it with curl's own exit code 2.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import ssl
 import sys
 import time
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         ("-S", "--show-error"),
         ("-f", "--fail"),
         ("-L", "--location"),
+        ("-k", "--insecure"),
     ):
         parser.add_argument(*flags, action="store_true")
     parser.add_argument("-i", "--include", action="store_true")
@@ -55,7 +57,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _fetch(options: argparse.Namespace) -> int:
     url = urlsplit(options.url if "://" in options.url else f"http://{options.url}")
-    if url.scheme != "http" or url.hostname is None:
+    if url.scheme not in ("http", "https") or url.hostname is None:
         return _complain(options, EXIT_SCHEME, f"Protocol {url.scheme!r} not supported")
     headers = dict(_header(line) for line in options.header)
     body = options.data.encode() if options.data is not None else None
@@ -63,7 +65,7 @@ def _fetch(options: argparse.Namespace) -> int:
         headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
     method = options.request or ("GET" if body is None else "POST")
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    connection = http.client.HTTPConnection(url.hostname, url.port or 80, timeout=options.max_time)
+    connection = _connection(options, url.scheme, url.hostname, url.port)
     try:
         connection.request(method, path, body, headers)
         response = connection.getresponse()
@@ -86,6 +88,17 @@ def _fetch(options: argparse.Namespace) -> int:
         reason = f"The requested URL returned error: {response.status}"
         return _complain(options, EXIT_HTTP, reason)
     return 0
+
+
+def _connection(
+    options: argparse.Namespace, scheme: str, host: str, port: int | None
+) -> http.client.HTTPConnection:
+    if scheme == "http":
+        return http.client.HTTPConnection(host, port or 80, timeout=options.max_time)
+    context = ssl.create_default_context()
+    if options.insecure:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return http.client.HTTPSConnection(host, port or 443, timeout=options.max_time, context=context)
 
 
 def _header(line: str) -> tuple[str, str]:

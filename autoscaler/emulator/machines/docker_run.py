@@ -30,6 +30,7 @@ RUN_VALUES = tuple(
     --oom-score-adj
     """.split()  # noqa: SIM905 - one word a line would fill a page
 )
+TLS_FILES = frozenset({"--ssl-keyfile", "--ssl-certfile", "--ssl-key-file", "--ssl-cert-file"})
 HF_CACHE = "/root/.cache/huggingface"
 
 
@@ -92,6 +93,14 @@ def mounted(options: Options, path: str) -> Path | None:
     return None
 
 
+def with_own_files(options: Options, words: Sequence[str]) -> list[str]:
+    """The words with the files of TLS where they lie on the VM."""
+    return [
+        str(mounted(options, word) or word) if before in TLS_FILES else word
+        for before, word in zip(("", *words), words, strict=False)
+    ]
+
+
 def published_ports(options: Options) -> list[str]:
     """`-p` as HOST:CONTAINER pairs. An address before them means nothing: a VM has only its own."""
     pairs = []
@@ -131,7 +140,7 @@ def engine_command(
     argv += ["--vllm-metrics", "v0"] if has_old_metrics(options.words[0]) else []
     argv += ["--real-llama-cpp"] if facts["EMULATED_REAL_LLAMA_CPP"] else []
     argv += shlex.split(facts["EMULATED_ENGINE_ARGUMENTS"])
-    argv += ["--", *entrypoint, *words]
+    argv += ["--", *entrypoint, *with_own_files(options, words)]
     exports = [f"export {shlex.quote(f'{k}={v}')}" for k, v in environment.items()]
     return "\n".join([*exports, f"exec {shlex.join(argv)}", ""])
 

@@ -24,6 +24,7 @@ from autoscaler.nodes.gpus import GPU_FIELDS
 from autoscaler.nodes.startup.presets import ServerImage, server_image
 from autoscaler.nodes.startup.quoting import quote, quote_all
 from autoscaler.policy import Engine, Policy
+from autoscaler.tls_engines import why_no_tls
 
 SCRIPT_LIMIT = 64 * 1000  # the cloud's: under 64 kB
 DOCKER_WITHIN_S = 120
@@ -81,6 +82,9 @@ def render(
             would be larger than the cloud takes.
     """
     _check(policy, offer, nonce, replicas)
+    why = why_no_tls(policy) if config.way == "tls" else None
+    if why is not None:
+        raise ConfigError(why)
     chosen = server_image(policy, offer, pins)
     values = _values(policy, offer, chosen, nonce=nonce, replicas=replicas, config=config)
     template = _environment().get_template(_TEMPLATES[policy.engine])
@@ -144,6 +148,7 @@ def _values(
         "MAX_NUM_SEQS": _slots(policy),
         "MAX_MODEL_LEN": server.max_model_len or 0,
         "WANTS_TOKEN": int(server.token_file is not None),
+        "WANTS_TLS": int(config.way == "tls"),
         "DOCKER_WITHIN_S": min(DOCKER_WITHIN_S, _seconds(policy.deadlines.pull.total_seconds())),
         "TOKEN_WITHIN_S": _seconds(policy.deadlines.token.total_seconds()),
         "PULL_WITHIN_S": _seconds(policy.deadlines.pull.total_seconds()),
