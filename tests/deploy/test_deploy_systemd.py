@@ -73,6 +73,8 @@ def test_systemd_finds_nothing_wrong_with_the_units_once_installed(installed: Pa
     assert [Path(unit).name for unit in units] == [
         "autoscaler-gateway.service",
         "autoscaler-gateway.socket",
+        "autoscaler-tunnels.service",
+        "autoscaler-tunnels.socket",
         "autoscaler.service",
     ]
     assert (found.stdout, found.stderr, found.returncode) == ("", "", 0)
@@ -103,7 +105,7 @@ def test_little_is_exposed_to_the_services(
     assert found.stderr == ""
 
 
-def test_the_services_run_as_two_users_that_sysusers_makes(tmp_path: Path) -> None:
+def test_each_service_runs_as_a_user_of_its_own_that_sysusers_makes(tmp_path: Path) -> None:
     program = shutil.which("systemd-sysusers")
     if program is None:
         pytest.fail("no systemd-sysusers here: apt-get install systemd")
@@ -174,7 +176,7 @@ def test_a_reload_of_the_gateway_starts_the_next_one() -> None:
     assert setting("autoscaler-gateway.service", "NotifyAccess") == ["main"]  # MAINPID= is heard
 
 
-def test_neither_service_is_ever_given_up() -> None:
+def test_no_service_is_ever_given_up() -> None:
     for service in SERVICES:
         assert setting(f"{service}.service", "Restart") == ["always"]
         assert setting(f"{service}.service", "StartLimitIntervalSec") == ["0"]

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "deploy" / "systemd"
-SERVICES = ("autoscaler", "autoscaler-gateway")
+SERVICES = ("autoscaler", "autoscaler-gateway", "autoscaler-tunnels")
 
 
 def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
