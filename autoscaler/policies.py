@@ -37,17 +37,20 @@ class PolicyBook:
         *,
         emulated: bool = True,
         balancer: str = "gateway",
+        reach: str | None = None,
         fixed: Mapping[ModelName, Policy] | None = None,
     ) -> None:
         """Say where policies are.
 
         Args:
             emulated: the cloud is an emulator on loopback, and durations may undercut their floors.
+            reach: how nodes are reached; servers that cannot be are refused.
             fixed: the policies themselves, which then stand in no directory: a trial's.
         """
         self._directory = directory
         self._fixed = fixed
         self._balancer = balancer
+        self._reach = reach
         self._emulated = emulated
         self._policies: dict[ModelName, Policy] = {}
         self._settled: dict[ModelName, Policy] = {}  # each with the mode in force
@@ -101,7 +104,7 @@ class PolicyBook:
         if self._fixed is not None:
             return self._fixed
         return read_policies(
-            self._directory, emulated=self._emulated, balancer=self._balancer
+            self._directory, emulated=self._emulated, balancer=self._balancer, reach=self._reach
         ).policies
 
     def remember(self, policy: Policy) -> None:
