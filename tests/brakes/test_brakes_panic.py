@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoscaler.brakes.panic import Progress
+from autoscaler.brakes.silence import Silence
 from autoscaler.domain.ids import MachineId
 from autoscaler.domain.machine import Disk, FirewallRule, Inventory, OperationState, PowerState
 from autoscaler.domain.money import Money
@@ -88,13 +90,50 @@ async def test_a_list_that_is_not_whole_proves_nothing(cloud: LyingCloud) -> Non
 
 async def test_a_vm_that_comes_back_after_its_proof_is_deleted_again(cloud: LyingCloud) -> None:
     cloud.add(name(0), name(1))
-    cloud.deletes = [None, "ignored"]
-    cloud.appears = {50.0: machine(name(0))}
+    cloud.deletes = [None, *["ignored"] * 6]
+    cloud.appears = {80.0: machine(name(0))}
+    seen: list[Progress] = []
+
+    await panic_of(cloud, seen.append).run()
+
+    assert cloud.vms == {}
+    assert any(progress.proven == 1 for progress in seen if progress.elapsed_s < 80)
+    assert cloud.clock.passed_s - 1000 >= 80 + 60
+
+
+async def test_a_vm_that_no_list_shows_is_not_gone_while_its_id_is_known(
+    cloud: LyingCloud,
+) -> None:
+    cloud.add(name())
+    cloud.lists = [None, *[hidden] * 30]
+    cloud.deletes = ["ignored"] * 12
 
     await panic_of(cloud).run()
 
     assert cloud.vms == {}
-    assert cloud.clock.passed_s - 1000 >= 50 + 60
+
+
+async def test_a_vm_that_no_whole_list_has_shown_yet_is_not_missed(cloud: LyingCloud) -> None:
+    cloud.add(name())
+    cloud.lists = [partly] * 30
+
+    await panic_of(cloud).run()
+
+    assert cloud.vms == {}
+
+
+def test_silence_takes_three_listings_over_the_confirming_time() -> None:
+    hasty, sparse, broken, whole = (Silence(timedelta(seconds=60)) for _ in range(4))
+    for at_s in (0.0, 20.0, 40.0, 59.0):
+        hasty.heard(False, at_s)
+    for at_s in (0.0, 100.0, 100.0):  # the same listing twice
+        sparse.heard(False, at_s)
+    for at_s, any_listed in ((0.0, False), (30.0, True), (31.0, False), (90.0, False)):
+        broken.heard(any_listed, at_s)
+    for at_s in (0.0, 30.0, 60.0):
+        whole.heard(False, at_s)
+
+    assert [s.is_proven for s in (hasty, sparse, broken, whole)] == [False, False, False, True]
 
 
 async def test_a_create_under_way_is_waited_for_and_its_vm_deleted(cloud: LyingCloud) -> None:
