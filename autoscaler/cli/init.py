@@ -141,5 +141,12 @@ def _say_next(answers: Answers) -> None:
     typer.echo("\nNext, none of which rents anything:")
     for command, what in steps:
         typer.echo(f"  autoscaler {command}\n      {what}")
+    typer.echo("Then, which does:")
+    trial = f"trial {shlex.quote(str(where / answers.policy_file))} --max-cost 2{option}"
+    for command, what in (
+        (trial, "one machine through its whole life, and what it showed"),
+        (f"promote {shlex.quote(answers.model)}{option}", "lets the model rent from now on"),
+    ):
+        typer.echo(f"  autoscaler {command}\n      {what}")
     if not answers.sources:
         typer.echo("Before anything is rented: name firewall.sources in config.toml.")

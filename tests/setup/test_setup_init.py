@@ -77,6 +77,8 @@ async def test_by_options_alone_it_writes_a_deployment_that_rents_nothing_yet(de
     assert mode(new / "state") == mode(new / "run") == 0o700
     assert "autoscaler doctor --config" in said.output
     assert "autoscaler run --config" in said.output
+    assert f"autoscaler trial {new}/policies/qwen3-8b.toml --max-cost 2 --config" in said.output
+    assert "autoscaler promote Qwen/Qwen3-8B" in said.output
 
 
 async def test_what_it_writes_is_all_well_to_the_doctor(desk: Desk) -> None:
