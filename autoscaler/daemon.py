@@ -291,6 +291,7 @@ class Daemon:
                 self._session,
                 lambda: self.balancers.overlooked(model),
                 self.sockets.stats,
+                self._nodes,
             )
         return self._feeds[model]
 
@@ -302,7 +303,6 @@ class Daemon:
     async def _run_parts(self) -> None:
         await self.sweeping.count_start()
         loop = asyncio.get_running_loop()
-                self._nodes,
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self.wakes.now("policies"))

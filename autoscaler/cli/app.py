@@ -19,10 +19,10 @@ from autoscaler.cli.render_script import render_script
 from autoscaler.cli.run import run, validate
 from autoscaler.cli.schema import schema
 from autoscaler.cli.trace import trace_app
+from autoscaler.cli.trial import trial
 from autoscaler.cli.tunnels import tunnels
 from autoscaler.cli.verbs import drain, pause, resume, retire, sweep
 
-from autoscaler.cli.trial import trial
 app = typer.Typer(
     name="autoscaler",
     help="Rents GPU machines on demand so that models are served within their latency target.",
@@ -50,12 +50,12 @@ for command in (
     sweep,
     audit,
     panic,
+    trial,
     render_script,
     schema,
     gateway,
     tunnels,
     emulator,
-    trial,
 ):
     app.command(name=command.__name__.replace("_", "-"))(command)
 app.add_typer(keys_app, name="keys")
