@@ -165,6 +165,8 @@ async def _prices(cloud: MkinfCloud) -> Finding:
 
 def _firewall(config: Config) -> Finding:
     """Whether the nodes will let us in, as far as it can be seen from here."""
+    if config.way == "tunnel":
+        return ok("firewall", 'reach = "tunnel": no port of a node is used but SSH\'s')
     if not config.firewall.manage:
         return ok("firewall", "manage = false: a rule of your own opens the serving ports")
     if not config.firewall.sources:

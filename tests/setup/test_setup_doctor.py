@@ -159,6 +159,16 @@ async def test_nobody_named_in_the_firewall_is_said_before_anything_is_rented(th
     assert "nothing is rented" in found.found
 
 
+async def test_through_tunnels_nobody_need_be_named(there: Path) -> None:
+    change(there, "sources = ", "# sources = ")
+    change(there, "schema = 1\n", 'schema = 1\nreach = "tunnel"\n')
+
+    found = await finding(there, "firewall")
+
+    assert found.verdict is Verdict.OK
+    assert "no port of a node is used" in found.found
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
