@@ -269,7 +269,18 @@ class Daemon:
             now=clock.now,
         )
         self.views = Views(store, clock)
-        self.operations = Operations(store, self.leases, self.runner, self.wakes, clock)
+        self.operations = Operations(
+            config,
+            self.book,
+            store,
+            self.leases,
+            self.runner,
+            self.reconciler,
+            self.market,
+            balancers,
+            self.wakes,
+            clock,
+        )
 
     def _render(self, node: Node, policy: Policy, offer: Offer) -> Scripts:
         script = render(
@@ -412,6 +423,7 @@ class Daemon:
                 self.health.may_be_paid(self.clock.boot_s())
             self.uptake.want_ports()
             self.metrics.market_read(self.market)
+            self.operations.note_tight()
             if first and self.market.last is not None:
                 for model in self.book.policies:
                     self.wakes.now(f"model {model}")

@@ -205,6 +205,10 @@ class Reconciler:
             shadow=self._shadow(record),
         )
 
+    def why_nothing(self) -> str | None:
+        """Why nothing may be launched for any model."""
+        return self._forbidden()
+
     def be_cautious(self, policy: Policy, now: datetime) -> None:
         """Release nothing for one window: the clock or our own past cannot be trusted."""
         memory = self._memories.get(policy.name)

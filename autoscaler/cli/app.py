@@ -21,7 +21,7 @@ from autoscaler.cli.schema import schema
 from autoscaler.cli.trace import trace_app
 from autoscaler.cli.trial import trial
 from autoscaler.cli.tunnels import tunnels
-from autoscaler.cli.verbs import drain, pause, resume, retire, sweep
+from autoscaler.cli.verbs import demote, drain, pause, promote, resume, retire, scale, sweep
 
 app = typer.Typer(
     name="autoscaler",
@@ -43,8 +43,11 @@ for command in (
     explain,
     plan,
     offers,
+    promote,
+    demote,
     pause,
     resume,
+    scale,
     drain,
     retire,
     sweep,

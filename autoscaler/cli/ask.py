@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -54,6 +55,22 @@ async def _ask(config: Config, method: str, path: str, **options: Any) -> Any:
             ) from exc
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise ConfigError(f"{config.socket}: the daemon did not answer well: {exc}") from exc
+
+
+def agreed(question: str, *, yes: bool) -> None:
+    """Ask before something is changed.
+
+    Raises:
+        ConfigError: there is nobody to ask.
+        typer.Abort: the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            "nothing was changed: there is nobody to ask, since this is no terminal: say --yes to agree beforehand"
+        )
+    typer.confirm(question, abort=True, err=True)
 
 
 @asynccontextmanager

@@ -1,9 +1,10 @@
-"""Commands that change something: pause, resume, retire, drain, sweep. Each says what it does and asks."""
+"""Commands that change something. Each shows what it would do and cost, as the daemon foresees it, and asks."""
 
 from __future__ import annotations
 
 import asyncio
-import getpass
+import os
+import pwd
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -14,43 +15,88 @@ from autoscaler.cli.ask import (
     ConfigOption,
     NoDaemon,
     YesOption,
+    agreed,
     get,
     own_store,
-    own_views,
     post,
 )
-from autoscaler.cli.connection import confirmed, said_errors
+from autoscaler.cli.connection import said_errors
 from autoscaler.cli.inspect import named
 from autoscaler.config import Config
 from autoscaler.config_file import read_config, read_policies
+from autoscaler.domain.ids import ModelName
 from autoscaler.errors import ConfigError
 from autoscaler.policies import find_model
+from autoscaler.quantity import parse_duration
 from autoscaler.serve.views import marked
 
 
-def pause(model: str, config: ConfigOption = DEFAULT_CONFIG) -> None:
+def pause(model: str, config: ConfigOption = DEFAULT_CONFIG, yes: YesOption = False) -> None:
     """Stop launching and releasing for a model. What runs goes on and bills; limits and deletes too."""
     with said_errors():
-        asyncio.run(_mark(read_config(config), "pause", model))
+        _mark(read_config(config), "pause", model, f"Pause {model}?", yes=yes)
 
 
-def resume(model: str, config: ConfigOption = DEFAULT_CONFIG) -> None:
+def resume(model: str, config: ConfigOption = DEFAULT_CONFIG, yes: YesOption = False) -> None:
     """Let a paused, retired or stopped model go on."""
     with said_errors():
-        asyncio.run(_mark(read_config(config), "resume", model))
+        _mark(read_config(config), "resume", model, f"Let {model} go on?", yes=yes)
 
 
 def retire(model: str, config: ConfigOption = DEFAULT_CONFIG, yes: YesOption = False) -> None:
     """Drain every node of a model and rent no more for it. `resume` takes it back."""
     with said_errors():
+        question = f"Give back every node of {model}, and rent no more for it?"
+        _mark(read_config(config), "retire", model, question, yes=yes)
+
+
+def promote(model: str, config: ConfigOption = DEFAULT_CONFIG, yes: YesOption = False) -> None:
+    """Let a model in shadow rent: shows what it would have done and cost since, and what it does first."""
+    with said_errors():
         settings = read_config(config)
-        nodes = [n for n in asyncio.run(_nodes(settings)) if _is_of(n, model)]
-        rate = sum(float(node["usd_per_hour"]) for node in nodes)
-        confirmed(
-            f"Drain and give back {len(nodes)} nodes of {model} (${rate:.2f}/h less), and rent no more?",
-            yes=yes,
-        )
-        asyncio.run(_mark(settings, "retire", model))
+        _say(settings, "promote", f"Let {model} rent from now on?", yes=yes, model=model)
+
+
+def demote(model: str, config: ConfigOption = DEFAULT_CONFIG, yes: YesOption = False) -> None:
+    """Put a promoted model back into shadow. What runs goes on and bills."""
+    with said_errors():
+        _say(read_config(config), "demote", f"Put {model} in shadow?", yes=yes, model=model)
+
+
+def scale(
+    model: str,
+    nodes: Annotated[int | None, typer.Option("--nodes", help="so many, no more, no fewer")] = None,
+    length: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="for so long, such as 2h; up to 30d")
+    ] = None,
+    beyond_max: Annotated[
+        bool, typer.Option("--beyond-max", help="even more than the policy's nodes.max")
+    ] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="end the override now")] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    yes: YesOption = False,
+) -> None:
+    """Override how many nodes a model has, for a while. Limits hold all the same."""
+    with said_errors():
+        body: dict[str, object] = {"model": model}
+        if clear:
+            if nodes is not None or length is not None:
+                raise ConfigError("--clear ends the override: leave out --nodes and --for")
+            _say(read_config(config), "scale", "End it?", yes=yes, clear=True, **body)
+            return
+        if nodes is None or length is None:
+            raise ConfigError(
+                "say --nodes N and --for TIME (an override ends by itself), or --clear"
+            )
+        body |= {"nodes": nodes, "for_s": _length_s(length), "beyond_max": beyond_max}
+        _say(read_config(config), "scale", f"Have {nodes} nodes for {length}?", yes=yes, **body)
+
+
+def _length_s(text: str) -> float:
+    try:
+        return parse_duration(text).total_seconds()
+    except ValueError as exc:
+        raise ConfigError(f"--for: found {text!r}: {exc}") from exc
 
 
 def drain(node: str, config: ConfigOption = DEFAULT_CONFIG, yes: YesOption = False) -> None:
@@ -60,11 +106,9 @@ def drain(node: str, config: ConfigOption = DEFAULT_CONFIG, yes: YesOption = Fal
         found = named(asyncio.run(get(settings, "/api/v1/nodes")), node)
         if found is None:
             raise ConfigError(f"{node}: no such node, or several (`autoscaler nodes` lists them)")
-        confirmed(
-            f"Drain {node} ({found['type']} at ${float(found['usd_per_hour']):.2f}/h) and give it back?",
-            yes=yes,
-        )
-    _say(config, "/api/v1/drain", node=found["name"])
+        price = f"{found['type']} at ${float(found['usd_per_hour']):.2f}/h"
+        question = f"Drain {node} ({price}) and give it back?"
+        _say(settings, "drain", question, yes=yes, node=found["name"])
 
 
 def sweep(
@@ -75,33 +119,37 @@ def sweep(
     yes: YesOption = False,
 ) -> None:
     """Compare the cloud's listing with the store now."""
-    if confirm:
-        confirmed("Act on the next listing although a guard says it is implausible?", yes=yes)
-    _say(config, "/api/v1/sweep", confirm=confirm)
+    with said_errors():
+        if confirm:
+            agreed("Act on the next listing although a guard says it is implausible?", yes=yes)
+        _print(asyncio.run(post(read_config(config), "/api/v1/sweep", confirm=confirm)))
 
 
-async def _nodes(config: Config) -> list[dict[str, Any]]:
+def _say(config: Config, verb: str, question: str, *, yes: bool, **body: object) -> None:
+    """Show what would come of it, ask, and tell the daemon."""
+    ahead = asyncio.run(post(config, "/api/v1/preview", verb=verb, **body))
+    for line in ahead["text"]:
+        typer.echo(line)
+    agreed(question, yes=yes)
+    _print(asyncio.run(post(config, f"/api/v1/{verb}", **body)))
+
+
+def _mark(config: Config, verb: str, model: str, question: str, *, yes: bool) -> None:
+    """As `_say`; with no daemon running, leave the mark in the store for the next one."""
     try:
-        found: list[dict[str, Any]] = await get(config, "/api/v1/nodes")
-    except NoDaemon:
-        async with own_views(config) as views:
-            found = list(await views.nodes(closed=False))
-    return found
-
-
-def _is_of(node: dict[str, Any], model: str) -> bool:
-    return str(node["model"]).lower().endswith(model.lower())
-
-
-async def _mark(config: Config, verb: str, model: str) -> None:
-    """Tell the daemon; with none running, leave the mark in the store for the next one."""
-    try:
-        _print(await post(config, f"/api/v1/{verb}", model=model))
+        _say(config, verb, question, yes=yes, model=model)
         return
     except NoDaemon:
         pass
     name = find_model(read_policies(config.policies).policies, model)
-    now, actor = datetime.now(UTC), getpass.getuser()
+    typer.echo("no daemon runs, so nothing is foreseen: it is noted, in force when the next starts")
+    agreed(question, yes=yes)
+    asyncio.run(_note(config, verb, name))
+    _print({"model": name, "noted": f"{verb}: in force when the next daemon starts"})
+
+
+async def _note(config: Config, verb: str, name: ModelName) -> None:
+    now, actor = datetime.now(UTC), _user()
     async with own_store(config) as store:
         match verb:
             case "pause":
@@ -113,13 +161,21 @@ async def _mark(config: Config, verb: str, model: str) -> None:
                 await store.set_retired(name, None, now)
                 await store.set_meta(f"resumed:{name}", now.isoformat())
         await store.add_event(marked(name, f"model_{verb}d", actor, now))
-    _print({"model": name, "noted": f"{verb}: in force when the next daemon starts"})
+
+
+def _user() -> str:
+    """Who runs this, by the kernel's word and not by the environment's."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 def _print(answer: dict[str, Any]) -> None:
-    typer.echo(", ".join(f"{key}: {value}" for key, value in answer.items()))
+    typer.echo(", ".join(f"{key}: {_shown(value)}" for key, value in answer.items()))
 
 
-def _say(config: ConfigOption, path: str, **body: object) -> None:
-    with said_errors():
-        _print(asyncio.run(post(read_config(config), path, **body)))
+def _shown(value: Any) -> str:  # whatever JSON the daemon answers
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {each}" for key, each in value.items())
+    return str(value)

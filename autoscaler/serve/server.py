@@ -8,9 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pwd
-import socket
-import struct
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +20,8 @@ from autoscaler.decide.explain import explain_json, explain_lines
 from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.errors import AutoscalerError, ConfigError, StoreUnavailable
 from autoscaler.policies import find_model
-from autoscaler.serve.views import Json
+from autoscaler.serve.verbs import Verbs
+from autoscaler.serve.views import Json, shadow_view
 from autoscaler.serve.witness import witness
 
 if TYPE_CHECKING:
@@ -98,12 +96,7 @@ class Server:
         app.router.add_get("/api/v1/explain", self._explain)
         app.router.add_get("/api/v1/plan", self._plan)
         if verbs:
-            app.router.add_post("/api/v1/pause", self._verb(self._pause))
-            app.router.add_post("/api/v1/resume", self._verb(self._resume))
-            app.router.add_post("/api/v1/retire", self._verb(self._retire))
-            app.router.add_post("/api/v1/drain", self._verb(self._drain))
-            app.router.add_post("/api/v1/sweep", self._verb(self._sweep))
-            app.router.add_post("/api/v1/reload", self._verb(self._reload))
+            Verbs(self._daemon).add_to(app)
         return app
 
     # reading
@@ -182,6 +175,8 @@ class Server:
                 "reason": decision.reason,
                 "decided_at": decision.at.isoformat(),
             }
+        if thought is not None and thought.shadow is not None:
+            model["shadow"] = shadow_view(thought.shadow, self._daemon.clock.now())
 
     def _trouble(self) -> list[str]:
         daemon = self._daemon
@@ -194,7 +189,8 @@ class Server:
             daemon.runner.held,
             daemon.health.forbidden(),
         )
-        return stale + [text for text in (*found, *daemon.balancers.troubles) if text]
+        tight = [text for model in daemon.book.policies for text in daemon.operations.tight(model)]
+        return stale + [text for text in (*found, *daemon.balancers.troubles, *tight) if text]
 
     async def _nodes(self, request: web.Request) -> web.Response:
         nodes = await self._daemon.views.nodes(closed=request.query.get("all") == "1")
@@ -237,58 +233,23 @@ class Server:
         thought = await daemon.reconciler.think(
             daemon.book.policies[model], record, daemon.clock.now()
         )
+        refused = [
+            {"offer": str(thought.plan.launches[number].offer), "why": why}
+            for number, why in thought.refused
+        ]
+        tight = daemon.operations.tight(model)
         return web.json_response(
             {
-                "text": explain_lines(thought.decision, thought.plan),
+                "text": [
+                    *explain_lines(thought.decision, thought.plan),
+                    *(f"  ! refused: {one['offer']}: {one['why']}" for one in refused),
+                    *(f"  ! {text}" for text in tight),
+                ],
                 **explain_json(thought.decision, thought.plan),
+                "refused": refused,
+                "too_low": tight,
             }
         )
-
-    # changing: on the Unix socket only
-
-    def _verb(self, verb: Callable[[Json, str], Awaitable[Json]]) -> Handler:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            if request.content_type != "application/json":
-                raise ConfigError("send application/json")
-            try:
-                body = await request.json()
-            except ValueError as exc:
-                raise ConfigError(f"not JSON: {exc}") from exc
-            if not isinstance(body, dict):
-                raise ConfigError("send a JSON object")
-            return web.json_response(await verb(body, _actor(request)))
-
-        return handle
-
-    async def _pause(self, body: Json, actor: str) -> Json:
-        model = self._model(body.get("model"))
-        await self._daemon.operations.pause(model, actor)
-        return {"model": model, "mode": "paused"}
-
-    async def _resume(self, body: Json, actor: str) -> Json:
-        model = self._model(body.get("model"))
-        await self._daemon.operations.resume(model, actor)
-        return {"model": model, "mode": self._daemon.book.policies[model].mode.value}
-
-    async def _retire(self, body: Json, actor: str) -> Json:
-        model = self._model(body.get("model"))
-        await self._daemon.operations.retire(model, actor)
-        return {"model": model, "mode": "retired"}
-
-    async def _drain(self, body: Json, actor: str) -> Json:
-        node = await self._daemon.operations.drain(NodeName(str(body.get("node"))), actor)
-        return {"node": node.name, "state": node.state.value}
-
-    async def _sweep(self, body: Json, actor: str) -> Json:
-        if body.get("confirm") is True:
-            log.warning("sweep_confirmed", actor=actor)
-            self._daemon.sweeper.confirm()
-        self._daemon.wakes.now("sweep")
-        return {"sweep": "asked for"}
-
-    async def _reload(self, body: Json, actor: str) -> Json:
-        self._daemon.wakes.now("policies")
-        return {"reload": "asked for"}
 
     def _model(self, given: object) -> ModelName:
         return find_model(self._daemon.book.policies, given)
@@ -305,20 +266,6 @@ def _whole(request: web.Request, name: str, default: int) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 10_000:
         raise ConfigError(f"{name}: found {text!r}, allowed: 1 to 10000")
     return int(text)
-
-
-def _actor(request: web.Request) -> str:
-    """Who is at the other end of the Unix socket, as the kernel says."""
-    transport = request.transport
-    peer = transport.get_extra_info("socket") if transport is not None else None
-    if peer is None:
-        return "unknown"
-    size = struct.calcsize("3i")
-    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
 
 
 @web.middleware

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 from autoscaler.clock import Clock
+from autoscaler.config import LimitSettings
 from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.domain.money import Money
 from autoscaler.domain.node import Node, NodeEvent, State
@@ -39,9 +40,9 @@ class Views:
         models = [await self._model(name, policies.get(name), ledger, emulated) for name in names]
         return {
             "at": now.isoformat(),
-            "usd_per_hour": _usd(_hourly(ledger.nodes)),
-            "spent_today_usd": _usd(ledger.spent_today()),
-            "spent_month_usd": _usd(ledger.spent_month()),
+            "usd_per_hour": usd(_hourly(ledger.nodes)),
+            "spent_today_usd": usd(ledger.spent_today()),
+            "spent_month_usd": usd(ledger.spent_month()),
             "models": models,
         }
 
@@ -68,12 +69,16 @@ class Views:
             "verdict": decision.get("verdict"),
             "reason": decision.get("reason"),
             "decided_at": decision.get("at"),
-            "usd_per_hour": _usd(_hourly(ours)),
-            "spent_today_usd": _usd(ledger.spent_today(name)),
-            "spent_month_usd": _usd(ledger.spent_month(name)),
+            "usd_per_hour": usd(_hourly(ours)),
+            "spent_today_usd": usd(ledger.spent_today(name)),
+            "spent_month_usd": usd(ledger.spent_month(name)),
             "min": policy.nodes.min if policy else None,
             "max": policy.nodes.max if policy else None,
         }
+
+    async def model(self, name: ModelName, policy: Policy) -> Json:
+        """One model's line; `policy` with its mode in force."""
+        return await self._model(name, policy, await self._store.ledger(self._clock.now()), False)
 
     async def nodes(self, *, closed: bool) -> list[Json]:
         """Every open node, and those of the last day when `closed`."""
@@ -104,12 +109,12 @@ class Views:
                     "model": node.model,
                     "offer": node.offer.type,
                     "location": node.offer.location,
+                    "__scheme__": urlsplit(e.url).scheme,
                     "__metrics_path__": metrics_paths.get(node.model, "/metrics"),
                 },
             }
             for node in await self._store.nodes()
             if node.state in (State.READY, State.DRAINING)
-                    "__scheme__": urlsplit(e.url).scheme,
             for e in node.endpoints
         ]
 
@@ -126,8 +131,8 @@ def node_view(node: Node, now: datetime) -> Json:
         "age_s": round((now - node.created_at).total_seconds(), 1),
         "type": node.offer.type,
         "location": node.offer.location,
-        "usd_per_hour": _usd(node.price_per_hour),
-        "cost_usd": _usd(cost),
+        "usd_per_hour": usd(node.price_per_hour),
+        "cost_usd": usd(cost),
         "address": node.address,
         "machine_id": node.machine_id,
         "stage": node.stage,
@@ -182,9 +187,45 @@ def shadow_view(shadow: Shadow, now: datetime) -> Json:
         "releases": shadow.releases,
         "peak": shadow.peak,
         "nodes": len(shadow.nodes),
-        "usd_per_hour": _usd(_hourly(shadow.nodes)),
-        "cost_usd": _usd(shadow.cost(now)),
+        "usd_per_hour": usd(_hourly(shadow.nodes)),
+        "cost_usd": usd(shadow.cost(now)),
     }
+
+
+def promise_lines(
+    shadow: Shadow | None, policy: Policy, limits: LimitSettings, now: datetime
+) -> list[str]:
+    """What a model did in shadow, and the limits under which it would rent."""
+    said = ["in shadow, and no pass has ended yet"]
+    if shadow is not None:
+        said = [
+            f"in shadow since {shadow.since:%Y-%m-%d %H:%M %Z}: {shadow.decisions} decisions, on paper "
+            f"{shadow.launches} launches and {shadow.releases} releases, {shadow.peak} nodes at most",
+            f"it would have cost {shadow.cost(now)} so far, {_hourly(shadow.nodes)}/h now "
+            f"with {len(shadow.nodes)} nodes",
+        ]
+    own = [f"nodes {policy.nodes.min} to {policy.nodes.max}"]
+    own += [
+        f"{most}/{period}"
+        for most, period in (
+            (policy.hourly_limit, "h"),
+            (policy.limits.usd_per_day, "day"),
+            (policy.limits.usd_per_month, "month"),
+        )
+        if most is not None
+    ]
+    every = [
+        f"{most}/{period}"
+        for most, period in (
+            (limits.usd_per_hour, "h"),
+            (limits.usd_per_day, "day"),
+            (limits.usd_per_month, "month"),
+        )
+        if most is not None
+    ]
+    every.append(f"{limits.nodes} nodes")
+    said.append(f"its limits: {', '.join(own)}; of all models: {', '.join(every)}")
+    return said
 
 
 def stored_shadow(record: ModelRecord, now: datetime) -> Json | None:
@@ -222,7 +263,7 @@ def _hourly(nodes: tuple[Node, ...] | list[Node]) -> Money:
     return sum((node.price_per_hour for node in nodes if node.may_bill), Money.of(0))
 
 
-def _usd(amount: Money) -> str:
+def usd(amount: Money) -> str:
     return f"{amount.usd:.4f}"
 
 
