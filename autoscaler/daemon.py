@@ -169,7 +169,7 @@ class Daemon:
             cloud,
             f"{config.cloud.prefix}-{config.cloud.owner}-serve",
             config.firewall.sources,
-            manage=config.firewall.manage and config.way != "tunnel",  # which needs SSH's port alone
+            manage=config.firewall.manage and config.way != "tunnel",
         )
         self._pins = ImagePins(store)
         self._prober = NodeProber(config, self._nodes, clock, self._reach, pins=self._pins)
