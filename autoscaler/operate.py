@@ -299,18 +299,3 @@ class Operations:
     def _said(self, event: NodeEvent) -> None:
         log.info(event.kind, model=event.model, actor=event.actor)
         self._wakes.now(f"model {event.model}")
-
-
-def override_of(
-    nodes: int, length_s: float, actor: str, now: datetime, *, beyond: bool
-) -> Override:
-    """An override that begins now.
-
-    Raises:
-        ConfigError: its length is no length of time.
-    """
-    try:
-        until = now + timedelta(seconds=length_s)
-    except (OverflowError, ValueError) as exc:
-        raise ConfigError(f"--for: found {length_s} s, allowed: up to 30d") from exc
-    return Override(nodes, until, actor, now, beyond)

@@ -6,6 +6,7 @@ import pwd
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,7 +15,6 @@ from aiohttp import web
 from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.domain.override import Override
 from autoscaler.errors import ConfigError
-from autoscaler.operate import override_of
 from autoscaler.policies import find_model
 from autoscaler.preview import Consequence, Word, lines
 from autoscaler.serve.views import Json, promise_lines, shadow_view, usd
@@ -143,8 +143,12 @@ class Verbs:
             raise ConfigError(f"nodes: found {nodes!r}, allowed: a whole number")
         if not isinstance(length_s, int | float) or isinstance(length_s, bool):
             raise ConfigError(f"for_s: found {length_s!r}, allowed: seconds")
-        now, beyond = self._daemon.clock.now(), body.get("beyond_max") is True
-        return override_of(nodes, float(length_s), actor, now, beyond=beyond)
+        now = self._daemon.clock.now()
+        try:
+            until = now + timedelta(seconds=length_s)
+        except (OverflowError, ValueError) as exc:
+            raise ConfigError(f"for_s: found {length_s}, allowed: up to 30d") from exc
+        return Override(nodes, until, actor, now, body.get("beyond_max") is True)
 
 
 def _handler(verb: Callable[[Json, str], Awaitable[Json]]) -> Handler:
