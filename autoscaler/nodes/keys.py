@@ -30,8 +30,8 @@ def client_key(path: Path, key_type: KeyType) -> asyncssh.SSHKey:
     return private_key(path)
 
 
-def private_key(path: Path) -> asyncssh.SSHKey:
-    """Read an SSH key that is there.
+def private_key(path: Path, named: str = "ssh.key_file") -> asyncssh.SSHKey:
+    """Read an SSH key that is there; `named` is the config key that says where.
 
     Raises:
         ConfigError: others may read the file, it is not ours, or it holds no usable key.
@@ -40,7 +40,10 @@ def private_key(path: Path) -> asyncssh.SSHKey:
     try:
         return asyncssh.import_private_key(text)
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as exc:
-        raise ConfigError(f"{path}: holds no private SSH key without a passphrase") from exc
+        raise ConfigError(
+            f"{named} {path}: holds no private key without a passphrase; make one: "
+            "ssh-keygen -t ed25519 -N '' -f PATH"
+        ) from exc
 
 
 def public_line(key: asyncssh.SSHKey) -> str:

@@ -20,7 +20,8 @@ async def check_haproxies(config: Config) -> list[Finding]:
         return []
     try:
         sockets = HaproxySockets(
-            config.haproxy, lambda path: private_key(path or config.ssh_key_file)
+            config.haproxy,
+            lambda path: private_key(path or config.ssh_key_file, "haproxy.ssh_key_file"),
         )
     except ConfigError as exc:
         remedy = "the daemon makes its key when it first starts; or name one: haproxy.ssh_key_file"
