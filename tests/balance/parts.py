@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,16 +40,15 @@ class ModelServer:
         self.url = ""
         self._runner: web.AppRunner | None = None
 
-    async def start(self, tls: ssl.SSLContext | None = None) -> None:
+    async def start(self) -> None:
         app = web.Application(client_max_size=8 * 1024 * 1024)
         app.router.add_get("/health", self._health)
         app.router.add_post("/v1/completions", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=tls)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
-        scheme = "https" if tls is not None else "http"
-        self.url = f"{scheme}://127.0.0.1:{self._runner.addresses[0][1]}"
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
         """Go away; streams are cut."""

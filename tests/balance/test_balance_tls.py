@@ -4,41 +4,82 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from autoscaler.balance.gateway import GatewayBalancer
 from autoscaler.balance.haproxy import HaproxyBalancer, HaproxySettings
-from autoscaler.balance.protocol import ServerState
+from autoscaler.balance.protocol import PoolReport, ServerState
 from autoscaler.domain.node import Endpoint
 from autoscaler.errors import BalancerUnavailable
 from autoscaler.nodes.pki import Authority, make_authority
-from tests.balance.parts import Balancing, HaproxyProcess, ModelServer, endpoint_of
+from tests.balance.parts import Balancing, HaproxyProcess
 
 NOW = datetime.now(UTC)
 OURS, THEIRS = make_authority(NOW), make_authority(NOW)
-Serve = Callable[..., Awaitable[tuple[ModelServer, Endpoint]]]
+
+
+class TlsServer:
+    """A model server that speaks TLS, in threads: one that is refused amid a handshake leaves nothing in the loop."""
+
+    def __init__(self, bundle: str) -> None:
+        self.served = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._context = _context(bundle)
+        self._open: set[socket.socket] = set()
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for one in tuple(self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                one, _ = self._listener.accept()
+                self._open.add(one)
+                threading.Thread(target=self._serve, args=(one,), daemon=True).start()
+
+    def _serve(self, one: socket.socket) -> None:
+        try:
+            with one, self._context.wrap_socket(one, server_side=True) as tls:
+                while request := tls.recv(65536):
+                    self.served += request.startswith(b"POST")
+                    body = f'data: {{"by": "{self.url}"}}\n\ndata: [DONE]\n\n'.encode()
+                    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: "
+                    tls.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
+        except OSError:
+            pass  # refused, or gone
+        finally:
+            self._open.discard(one)
+
+
+Serve = Callable[..., tuple[TlsServer, Endpoint]]
 
 
 @pytest.fixture
-async def serve() -> AsyncIterator[Serve]:
+def serve() -> Iterator[Serve]:
     """Start a server whose certificate is that of a node."""
-    async with contextlib.AsyncExitStack() as stack:
+    with contextlib.ExitStack() as stack:
 
-        async def start(
+        def start(
             name: str, *, shows: str = "", by: Authority = OURS, made: datetime = NOW
-        ) -> tuple[ModelServer, Endpoint]:
-            server = ModelServer()
+        ) -> tuple[TlsServer, Endpoint]:
             host_name = f"as-teamaaaa-{shows or name}-1-qwen.autoscaler.internal"
-            bundle = by.issue(host_name, "127.0.0.1", made, timedelta(days=7)).reveal()
-            await server.start(await asyncio.to_thread(_context, bundle))
-            stack.push_async_callback(server.stop)
-            stack.callback(server.may_end.set)
-            return server, endpoint_of(server, name)
+            server = TlsServer(by.issue(host_name, "127.0.0.1", made, timedelta(days=7)).reveal())
+            stack.callback(server.stop)
+            return server, Endpoint(f"as-teamaaaa-{name}-1-qwen", server.url, 100, 100)
 
         yield start
 
@@ -65,7 +106,7 @@ async def trusting(balancing: Balancing) -> AsyncIterator[Balancing]:
 async def test_a_node_with_its_own_certificate_serves_over_tls(
     trusting: Balancing, serve: Serve
 ) -> None:
-    server, endpoint = await serve("one")
+    server, endpoint = serve("one")
 
     await trusting.serve(endpoint)
 
@@ -77,7 +118,7 @@ async def test_a_node_with_its_own_certificate_serves_over_tls(
 async def test_registering_again_changes_nothing_and_after_a_restart_all_is_told_anew(
     trusting: Balancing, serve: Serve
 ) -> None:
-    _, endpoint = await serve("one")
+    _, endpoint = serve("one")
     await trusting.serve(endpoint)
     await trusting.clients.ask()
 
@@ -92,21 +133,21 @@ async def test_registering_again_changes_nothing_and_after_a_restart_all_is_told
 async def test_a_wrong_certificate_gets_no_request(
     trusting: Balancing, serve: Serve, fault: str
 ) -> None:
-    right, good = await serve("good")
+    right, good = serve("good")
     match fault:
         case "another node's":
-            wrong, bad = await serve("bad", shows="other")
+            wrong, bad = serve("bad", shows="other")
         case "another authority's":
-            wrong, bad = await serve("bad", by=THEIRS)
+            wrong, bad = serve("bad", by=THEIRS)
         case _:
-            wrong, bad = await serve("bad", made=NOW - timedelta(days=9))
+            wrong, bad = serve("bad", made=NOW - timedelta(days=9))
     await trusting.serve(good)
 
     await trusting.balancer.register(trusting.model, bad)
 
     # HAProxy finds out by its check, and takes it for up until then; the gateway by the first request
     await asyncio.gather(*(trusting.clients.ask() for _ in range(12)))
-    await trusting.report_when(lambda report: _is_down(report.server(bad.id)))
+    await trusting.report_when(lambda report: _is_refused(report, bad))
     answers = [await trusting.clients.ask() for _ in range(4)]
     assert wrong.served == 0
     assert all(answer.is_whole and right.url in answer.text for answer in answers), answers
@@ -115,15 +156,17 @@ async def test_a_wrong_certificate_gets_no_request(
 async def test_an_address_that_another_node_had_is_not_taken_for_its_own(
     trusting: Balancing, serve: Serve
 ) -> None:
-    server, endpoint = await serve("one")
+    server, endpoint = serve("one")
     await trusting.serve(endpoint)
     assert (await trusting.clients.ask()).is_whole  # a connection to it is kept
     await trusting.balancer.drain(trusting.model, endpoint.id)
     await trusting.is_idle(endpoint)
     await trusting.balancer.remove(trusting.model, endpoint.id)
 
-    heir = endpoint_of(server, "heir")  # there now, and the old certificate is still shown
-    _, good = await serve("good")
+    heir = replace(
+        endpoint, id="as-teamaaaa-heir-1-qwen"
+    )  # there now, and the old certificate is still shown
+    _, good = serve("good")
     await trusting.serve(good)
     await trusting.balancer.register(trusting.model, heir)
     served = server.served
@@ -137,14 +180,15 @@ async def test_without_an_authority_haproxy_is_given_no_server_that_speaks_tls(
     start_haproxy: Callable[[], Awaitable[Balancing]], serve: Serve
 ) -> None:
     balancing = await start_haproxy()
-    _, endpoint = await serve("one")
+    _, endpoint = serve("one")
 
     with pytest.raises(BalancerUnavailable, match="nobody vouches"):
         await balancing.balancer.register(balancing.model, endpoint)
 
 
-def _is_down(server: object) -> bool:
-    return getattr(server, "state", None) is ServerState.DOWN
+def _is_refused(report: PoolReport, endpoint: Endpoint) -> bool:
+    server = report.server(endpoint.id)
+    return server is not None and server.state is ServerState.DOWN and server.check_fails
 
 
 def _context(bundle: str) -> ssl.SSLContext:
