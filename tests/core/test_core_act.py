@@ -261,7 +261,7 @@ def test_no_sequence_of_plans_passes_a_limit(
         if admission.admitted:
             ours = [n for n in nodes if n.model == MODEL]
             assert len(ours) <= most or all(n.model == OTHER for n in admission.admitted)
-            assert settings.nodes is None or len(nodes) <= settings.nodes
+            assert len(nodes) <= settings.nodes
             assert settings.usd_per_hour is None or hourly(nodes) <= settings.usd_per_hour
             if own is not None and any(n.model == MODEL for n in admission.admitted):
                 assert hourly(ours) <= Money.of(own)

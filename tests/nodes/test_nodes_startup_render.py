@@ -140,7 +140,7 @@ def test_no_preset_moves_and_each_says_its_driver() -> None:
             assert preset.checked in {"documentation", "gpu"}
             assert preset.min_driver[0].isdigit()
             for image in preset.images.values():
-                assert pinned(image)
+                pinned(image)  # raises for one that moves
 
 
 def test_the_embedding_image_follows_the_gpus_architecture() -> None:
