@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from tests.world import client
 from tests.world.client import Answer
 from tests.world.files import Json, Table, free_port, merged, toml
 from tests.world.policies import CHEAP, SHORT_WINDOWS
-from tests.world.processes import Processes, die_with_parent
+from tests.world.processes import Processes, Said, die_with_parent
 
 DEADLINE_S = 30.0
 MODEL = "test/chat"
@@ -64,19 +63,6 @@ POLICY: Table = {
 def seconds(text: str) -> float:
     """A time as the daemon tells it, in Unix seconds."""
     return datetime.fromisoformat(text).timestamp()
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a command said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:  # whatever the command prints
-        return json.loads(self.out)
 
 
 class Refused(OSError):
@@ -259,6 +245,15 @@ class World:
             if answer.status != 200:
                 raise Refused(await answer.text())
             return await answer.json()
+
+    async def tell(self, verb: str, **body: str) -> None:
+        """Say a verb on the daemon's socket, as a command does and without its start."""
+        connector = aiohttp.UnixConnector(str(self.socket))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.post(f"http://daemon/api/v1/{verb}", json=body) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
 
     async def nodes(self, *states: str) -> list[Json]:
         """All nodes, closed ones included, or those in some states; oldest first."""

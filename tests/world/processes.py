@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 _PR_SET_PDEATHSIG = 1
 _START_S = 30.0
 _STOP_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:  # whatever the command prints
+        return json.loads(self.out)
 
 
 class Processes:
