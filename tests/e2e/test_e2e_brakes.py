@@ -15,8 +15,8 @@ from autoscaler.cloud.mkinf.values import VmRequest
 from autoscaler.config import CloudSettings
 from autoscaler.domain.ids import ModelName, new_intent_id, node_name
 from tests.e2e.conftest import Build
-from tests.e2e.world import DEADLINE_S, Said, World
-from tests.world.processes import die_with_parent
+from tests.e2e.world import DEADLINE_S, World
+from tests.world.processes import Said, die_with_parent
 
 pytestmark = pytest.mark.e2e
 

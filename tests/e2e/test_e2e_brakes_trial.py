@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from tests.e2e.world import Said, World
-from tests.world.processes import die_with_parent
+from tests.e2e.world import World
+from tests.world.processes import Said, die_with_parent
 
 pytestmark = pytest.mark.e2e
 
