@@ -151,6 +151,12 @@ class GatewaySettings(Values):
     control: Path | None = None  # default: <runtime_dir>/gateway.sock
 
 
+class TunnelSettings(Values):
+    """The process that leads local ports to nodes, with `reach = "tunnel"`; it has a command line of its own."""
+
+    control: Path | None = None  # default: <runtime_dir>/tunnels.sock
+
+
 class HaproxySettings(Values):
     """One HAProxy, driven through its runtime API (deploy/haproxy/haproxy.cfg has the config that it needs).
 
@@ -284,6 +290,7 @@ class Config(Values):
     balancer: Literal["gateway", "haproxy"] = "gateway"
     front: FrontSettings = FrontSettings()
     gateway: GatewaySettings = GatewaySettings()
+    tunnels: TunnelSettings = TunnelSettings()
     haproxy: tuple[HaproxySettings, ...] = ()
     serve: ServeSettings = ServeSettings()
     timings: Timings = Timings()
@@ -297,6 +304,12 @@ class Config(Values):
         for name in names:
             if names.count(name) > 1 or name == "gateway":
                 raise ValueError(f"haproxy.name: {name!r} is taken: give each [[haproxy]] its own")
+        far = [haproxy.name for haproxy in self.haproxy if haproxy.ssh is not None]
+        if self.way == "tunnel" and self.balancer == "haproxy" and far:
+            raise ValueError(
+                f'reach: found "tunnel", with [[haproxy]] {far[0]!r} on another host: the tunnels\' ports are on this '
+                'one alone. Allowed there: "tls", "private", "public-plain"'
+            )
         self._leases_outlast_calls()
         if not self.cloud.is_loopback:
             for problem in self.unfit_for_a_real_cloud():
@@ -320,7 +333,8 @@ class Config(Values):
             if getattr(self.limits, key) is None
         ]
         named = "sources" in self.firewall.model_fields_set
-        if self.firewall.manage and named and not self.firewall.sources:
+        opens = self.firewall.manage and self.way != "tunnel"
+        if opens and named and not self.firewall.sources:
             problems.append(
                 "firewall.sources is empty: name the CIDRs of the balancers and of this daemon, "
                 "or set firewall.manage = false and open the serving ports yourself"
@@ -367,6 +381,10 @@ class Config(Values):
     @property
     def socket(self) -> Path:
         return self.serve.socket or self.runtime_dir / "daemon.sock"
+
+    @property
+    def tunnels_control(self) -> Path:
+        return self.tunnels.control or self.runtime_dir / "tunnels.sock"
 
     @property
     def gateway_control(self) -> Path:

@@ -58,6 +58,9 @@ def read_config(path: Path) -> Config:
             "gateway": config.gateway.model_copy(
                 update={"control": absolute(config.gateway.control)}
             ),
+            "tunnels": config.tunnels.model_copy(
+                update={"control": absolute(config.tunnels.control)}
+            ),
             "serve": config.serve.model_copy(update={"socket": absolute(config.serve.socket)}),
             "haproxy": tuple(
                 h.model_copy(

@@ -65,7 +65,7 @@ from autoscaler.store.sqlite import SqliteStore
 from autoscaler.sweeping import SweepRounds
 from autoscaler.uptake import PolicyUptake
 from autoscaler.wakes import Wakes
-from autoscaler.ways import authority_of, build_reach
+from autoscaler.ways import authority_of, build_reach, tend
 
 log = structlog.get_logger(__name__)
 
@@ -118,7 +118,9 @@ class Daemon:
         try:
             authority = authority_of(self.config, self.clock)
             vouches = authority.pem if authority is not None else None
-            self._reach = build_reach(self.config, authority, self.clock)
+            self._reach = build_reach(
+                self.config, authority, self.clock, lambda: self.book.policies
+            )
             async with (
                 aiohttp.ClientSession(trust_env=False) as session,
                 node_session(vouches) as self._nodes,
@@ -339,6 +341,7 @@ class Daemon:
                     ("nodes", self._move_nodes),
                     ("demand", self._watch_demand),
                     ("balancers", self._watch_balancers),
+                    ("ways", self._tend_ways),
                 ):
                     tasks.create_task(self._supervised(name, part), name=name)
                 for model in self.book.policies:
@@ -437,6 +440,9 @@ class Daemon:
             except StoreUnavailable as exc:
                 log.warning("balancers_not_told", why=str(exc))
             await self.clock.sleep(self.config.timings.step.total_seconds())
+
+    async def _tend_ways(self) -> None:
+        await tend(self._reach, self.store, self.health, self.clock, self.config.timings.step)
 
     async def _watch_demand(self) -> None:
         """A request that begins to wait at the gateway wakes its model's pass."""

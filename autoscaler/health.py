@@ -25,6 +25,7 @@ class Health:
     last_pass_s: float = 0.0
     payment_trouble: str | None = None
     payment_until_s: float = 0.0
+    way_trouble: str | None = None
     stray: tuple[ModelName, ...] = ()
 
     def forbidden(self) -> str | None:
@@ -39,6 +40,8 @@ class Health:
             return "the first sweep has not ended yet"
         if self.payment_trouble is not None:
             return f"the cloud wants payment: {self.payment_trouble}"
+        if self.way_trouble is not None:
+            return f"a new node could not be reached: {self.way_trouble}"
         return None
 
     def want_payment(self, why: str, now_s: float) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
 import structlog
 
 from autoscaler.clock import Clock
 from autoscaler.config import Config
-from autoscaler.errors import ConfigError
+from autoscaler.domain.ids import ModelName
+from autoscaler.errors import StoreUnavailable
+from autoscaler.health import Health
 from autoscaler.nodes.pki import Authority, open_authority
 from autoscaler.nodes.reach import PlainReach, Reach
 from autoscaler.nodes.tls_reach import TlsReach
+from autoscaler.nodes.tunnel_client import TunnelClient
+from autoscaler.nodes.tunnel_reach import TunnelReach
+from autoscaler.policy import Policy
+from autoscaler.store.protocol import Store
 
 log = structlog.get_logger(__name__)
 
@@ -28,12 +37,13 @@ def authority_of(config: Config, clock: Clock) -> Authority | None:
     return open_authority(config.state_dir, clock.now()) if config.way == "tls" else None
 
 
-def build_reach(config: Config, authority: Authority | None, clock: Clock) -> Reach:
-    """The way to nodes' model servers.
-
-    Raises:
-        ConfigError: it cannot be gone here.
-    """
+def build_reach(
+    config: Config,
+    authority: Authority | None,
+    clock: Clock,
+    policies: Callable[[], Mapping[ModelName, Policy]],
+) -> Reach:
+    """The way to nodes' model servers."""
     match config.way:
         case "private":
             return PlainReach()
@@ -44,6 +54,26 @@ def build_reach(config: Config, authority: Authority | None, clock: Clock) -> Re
             assert authority is not None
             return TlsReach(authority, clock)
         case "tunnel":
-            raise ConfigError(
-                f'reach: found "{config.way}", allowed: "private", "tls", "public-plain"'
+            return TunnelReach(
+                client=TunnelClient(config.tunnels_control),
+                user=config.ssh.user,
+                port=config.ssh.port,
+                mark=f"{config.cloud.prefix}-{config.cloud.owner}-",
+                policies=policies,
+                clock=clock,
+                fresh=config.timings.step,
             )
+
+
+async def tend(reach: Reach, store: Store, health: Health, clock: Clock, every: timedelta) -> None:
+    """See for ever that what leads to nodes is there, if another process does: while it is not, nothing is launched."""
+    if not isinstance(reach, TunnelReach):
+        return
+    while True:
+        try:
+            nodes = await store.nodes()
+            await reach.tend({endpoint.id for node in nodes for endpoint in node.endpoints})
+            health.way_trouble = reach.trouble
+        except StoreUnavailable as exc:
+            log.warning("ways_not_tended", why=str(exc))
+        await clock.sleep(every.total_seconds())

@@ -14,7 +14,7 @@ from autoscaler.config import Config
 from autoscaler.domain.ids import NodeName
 from autoscaler.domain.node import Node
 from autoscaler.domain.offer import Offer, OfferKey
-from autoscaler.errors import ConfigError, HostKeyMismatch, NodeUnreachable
+from autoscaler.errors import ConfigError, HostKeyMismatch, NodeUnreachable, ReachUnavailable
 from autoscaler.nodes.diagnostics import collect
 from autoscaler.nodes.engine_load import requests_in
 from autoscaler.nodes.keys import read_token
@@ -114,7 +114,11 @@ class NodeProber:
         """What is wrong with a ready node, by HTTP and, once an hour, by its GPUs (`Prober`)."""
         if offer is not None:
             self._offers[offer.key] = offer
-        problem = await self._away(node) or await liveness(self.http, node, policy)
+        try:
+            problem = await self._away(node) or await liveness(self.http, node, policy)
+        except ReachUnavailable:
+            # What is away is ours, so nothing is known of the node, and nobody replaces it.
+            return None
         if problem is None:
             return await self._sick_gpus(node)
         reached, script = await self._script_of(node, policy)
@@ -143,6 +147,8 @@ class NodeProber:
         """Why the way to it is not open; None when it is."""
         try:
             await self.reach.keep(node)
+        except ReachUnavailable:
+            raise
         except NodeUnreachable as exc:
             return str(exc)
         return None
