@@ -115,14 +115,14 @@ async def test_a_retired_model_drains_and_is_rented_for_no_more_until_resumed(
     _assert_whole(answers, there, tokens=150)
     assert (await there.model())["mode"] == "retired"
     assert len(await there.created_names()) == 1
-    assert (await there.command("resume", "chat")).code == 0
+    assert (await there.command("resume", "chat", "--yes")).code == 0
     await there.ready()
     assert len(await there.created_names()) == 2
 
 
 async def test_a_paused_model_keeps_what_it_has_and_rents_nothing(world: Build) -> None:
     there = await world()
-    assert (await there.command("pause", "chat")).code == 0
+    assert (await there.command("pause", "chat", "--yes")).code == 0
 
     held = asyncio.create_task(there.ask())
 
@@ -132,7 +132,7 @@ async def test_a_paused_model_keeps_what_it_has_and_rents_nothing(world: Build) 
 
     await there.until(wants, "the demand is seen although the model is paused")
     assert await there.created_names() == []
-    assert (await there.command("resume", "chat")).code == 0
+    assert (await there.command("resume", "chat", "--yes")).code == 0
     assert (await held).whole
 
 
