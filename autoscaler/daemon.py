@@ -94,7 +94,8 @@ class Daemon:
         )
         self.wakes = Wakes()
         self.notifier = Notifier()
-        self.proof = Proof(self._must_prove)
+        unneeded = frozenset({"firewall"}) if config.way == "tunnel" else frozenset()
+        self.proof = Proof(self._must_prove, unneeded)
         self.started = asyncio.Event()
         self._stopping = asyncio.Event()
         self._feeds: dict[ModelName, SignalFeed] = {}

@@ -23,11 +23,13 @@ class Proof:
 
     Attributes:
         is_wanted: whether this cloud has to prove anything: a real one has, an emulator has not unless told to.
+        unneeded: names of facts that nothing leans on, as this daemon is set up.
         delete_proven: a VM of this project was once deleted and proven absent.
         unproven: what the daemon leans on and no trial has confirmed.
     """
 
     is_wanted: Callable[[], bool]
+    unneeded: frozenset[str] = frozenset()
     delete_proven: bool = False
     unproven: tuple[Belief, ...] = ()
 
@@ -45,7 +47,8 @@ class Proof:
         if await store.meta(key) is not None or any(_was_deleted(node) for node in rows):
             self.delete_proven = True
             await store.set_meta(key, now.isoformat())  # rows are pruned one day
-        self.unproven = leaned_on(read_facts(await store.meta(facts_key(project))))
+        facts = leaned_on(read_facts(await store.meta(facts_key(project))))
+        self.unproven = tuple(belief for belief in facts if belief.name not in self.unneeded)
         for belief in self.unproven:
             log.warning(
                 "cloud_fact_unproven", fact=belief.name, says=belief.says, leans=belief.leans,

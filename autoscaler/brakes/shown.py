@@ -61,8 +61,12 @@ def of_calls(node: Node, seen: Seen, settling: timedelta) -> Shown:
     return found
 
 
-def of_proof(node: Node, events: Sequence[NodeEvent]) -> Shown:
-    """What the proof that the node serves showed."""
+def of_proof(node: Node, events: Sequence[NodeEvent], *, over_ssh: bool = False) -> Shown:
+    """What the proof that the node serves showed.
+
+    Args:
+        over_ssh: model servers are reached through SSH, so no port was asked for.
+    """
     nothing = Status.UNPROVEN, f"it did not come so far: {node.failure or node.reason}"
     pinned, verified = node.host_key is not None, node.verified_at is not None
     kind = (node.host_key or "").partition(" ")[0]
@@ -75,10 +79,13 @@ def of_proof(node: Node, events: Sequence[NodeEvent]) -> Shown:
         driver_shown = Status.REFUTED, str(node.failure).partition("\n")[0]
     elif verified:
         driver_shown = Status.UNPROVEN, "a machine without GPUs"
+    reached = Status.CONFIRMED, "its health was read from here"
+    if over_ssh:
+        reached = Status.UNPROVEN, "not needed: the server is reached through SSH"
     return {
         "host_key": (Status.CONFIRMED, f"{kind}, proven and pinned") if pinned else nothing,
         "ssh_user": (Status.CONFIRMED, "it logged in") if pinned else nothing,
-        "firewall": (Status.CONFIRMED, "its health was read from here") if verified else nothing,
+        "firewall": reached if verified else nothing,
         "driver": driver_shown,
     }
 

@@ -44,7 +44,7 @@ class Plan:
     Attributes:
         url: where the model is asked: the trial's own gateway.
         patience: how long nothing may be rented before the trial gives up.
-        reserve: what is kept back of `max_cost`: deleting and proving absence bill too.
+        over_ssh: model servers are reached through SSH: the firewall is not tried.
     """
 
     policy: Policy
@@ -55,6 +55,7 @@ class Plan:
     gone_after: timedelta
     patience: timedelta
     concurrency: int | None = None
+    over_ssh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +234,7 @@ class Trial:
         seen = self.cloud.seen.get(node.name, Seen())
         found = {
             **of_calls(node, seen, self.plan.settling),
-            **of_proof(node, events),
+            **of_proof(node, events, over_ssh=self.plan.over_ssh),
             "disks": await self._disks(node),
         }
         at = self.clock.now().isoformat(timespec="seconds")

@@ -17,11 +17,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autoscaler.brakes.facts import facts_key, read_facts, write_facts
+from autoscaler.brakes.proof import Proof
 from autoscaler.brakes.recording import RecordingCloud
 from autoscaler.brakes.trial import Plan, Report, Trial
 from autoscaler.clock import Clock, SystemClock
 from autoscaler.cloud.mkinf.connect import open_cloud
-from autoscaler.config import CloudSettings, Config, GatewaySettings, ServeSettings
+from autoscaler.config import (
+    CloudSettings,
+    Config,
+    GatewaySettings,
+    ServeSettings,
+    TunnelSettings,
+)
 from autoscaler.daemon import Daemon
 from autoscaler.decide.capacity import excluded, replica_capacity
 from autoscaler.decide.profiles import Profiles
@@ -134,6 +141,7 @@ class Tryout:
                 "runtime_dir": self._directory,
                 "balancer": "gateway",
                 "haproxy": (),
+                "tunnels": TunnelSettings(control=config.tunnels_control),
                 "gateway": GatewaySettings(control=self._directory / "gateway.sock"),
                 "serve": ServeSettings(
                     listen=f"127.0.0.1:{serve}", socket=self._directory / "daemon.sock"
@@ -142,6 +150,7 @@ class Tryout:
         )
         async with _gateway(self._directory, port):
             daemon = Daemon(own, self._clock, self._watched)
+            daemon.proof = Proof(lambda: False)  # this is how it is proven
             daemon.book = PolicyBook(
                 own.policies,
                 emulated=config.cloud.is_loopback,
@@ -172,6 +181,7 @@ class Tryout:
                 gone_after=timings.gone_after,
                 patience=max(_PATIENCE, 3 * timings.sweep),
                 concurrency=settings.concurrency,
+                over_ssh=self._config.way == "tunnel",
             ),
             daemon.store,
             self._recording,
