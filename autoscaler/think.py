@@ -196,11 +196,15 @@ def _on_paper(inputs: Inputs, profiles: Profiles) -> Thought:
     plan = restrained(wanted, _why_idle(inputs) or "", must_drain=False)
     if after.nodes:
         rate = hourly(after.nodes)
-        held = f"on paper it has {len(after.nodes)} nodes at {rate}/h, {after.cost(now)} so far"
+        held = f"on paper: {_nodes(len(after.nodes))} at {rate}/h, {after.cost(now)} so far"
         plan = replace(plan, notes=(*plan.notes, held))
     if real.nodes and inputs.limits.exhausted(inputs.ledger, name) is not None:
         plan = replace(plan, releases=_settled(inputs, profiles).plan.releases)
     return replace(would, plan=plan, fleet=real, refused=(), rows=(), shadow=after, on_paper=wanted)
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
 
 
 def _admitted(thought: Thought) -> Plan:

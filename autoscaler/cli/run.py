@@ -9,11 +9,15 @@ from typing import Annotated
 import aiohttp
 import typer
 
+from autoscaler.affordable import fitting, too_tight
 from autoscaler.cli.ask import DEFAULT_CONFIG, ConfigOption
 from autoscaler.cli.connection import said_errors
 from autoscaler.clock import SystemClock
+from autoscaler.cloud.mkinf.listed import listed_offers
+from autoscaler.cloud.mkinf.prices import load_prices
 from autoscaler.config import Config
 from autoscaler.config_file import read_config, read_policies, read_policy
+from autoscaler.decide.profiles import Profiles
 from autoscaler.errors import AutoscalerError, ConfigError, SourceUnavailable
 from autoscaler.hub.client import HUB
 from autoscaler.hub.learn import learn, origin, wants_facts
@@ -96,8 +100,23 @@ def validate(
                 typer.echo(f"  {line}")
             for note in notes:
                 typer.echo(f"  note: {note}")
+            for text in _too_tight(policy, settings):
+                typer.echo(f"  ! {text}")
         if problems:
             raise ConfigError("\n".join(problems))
+
+
+def _too_tight(policy: Policy, config: Config | None) -> list[str]:
+    """Limits that let nothing be rented, by the price list alone: stock and locations are the cloud's to know."""
+    if config is None:
+        return []
+    offers, profiles = listed_offers(load_prices(config.cloud.prices_file)), Profiles.load()
+    anywhere = policy.model_copy(
+        update={"hardware": policy.hardware.model_copy(update={"locations": ()})}
+    )
+    if not fitting(anywhere, offers, profiles):
+        return []  # without the model's shape nothing is known to fit
+    return too_tight(anywhere, config.limits, offers, profiles)
 
 
 async def _facts(path: Path, policy: Policy, hub: str | None) -> tuple[str, ...]:

@@ -199,10 +199,10 @@ def promise_lines(
     said = ["in shadow, and no pass has ended yet"]
     if shadow is not None:
         said = [
-            f"in shadow since {shadow.since:%Y-%m-%d %H:%M %Z}: {shadow.decisions} decisions, on paper "
-            f"{shadow.launches} launches and {shadow.releases} releases, {shadow.peak} nodes at most",
-            f"it would have cost {shadow.cost(now)} so far, {_hourly(shadow.nodes)}/h now "
-            f"with {len(shadow.nodes)} nodes",
+            f"in shadow since {shadow.since:%Y-%m-%d %H:%M %Z}; decisions: {shadow.decisions}; on paper: "
+            f"launches {shadow.launches}, releases {shadow.releases}, most nodes {shadow.peak}",
+            f"it would have cost {shadow.cost(now)} so far, and {_hourly(shadow.nodes)}/h now "
+            f"(nodes: {len(shadow.nodes)})",
         ]
     own = [f"nodes {policy.nodes.min} to {policy.nodes.max}"]
     own += [

@@ -3,6 +3,6 @@ ALTER TABLE models ADD COLUMN promotion TEXT CHECK (promotion IS NULL OR json_va
 ALTER TABLE models ADD COLUMN override TEXT CHECK (override IS NULL OR json_valid(override));
 ALTER TABLE models ADD COLUMN shadow TEXT NOT NULL DEFAULT '';
 -- A model that has rented already was let to: an upgrade takes that back from none.
-INSERT INTO models (model) SELECT DISTINCT model FROM launches WHERE model NOT IN (SELECT model FROM models);
+INSERT INTO models (model) SELECT DISTINCT model FROM nodes WHERE model NOT IN (SELECT model FROM models);
 UPDATE models SET promotion = json_object('by', 'upgrade', 'at', strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
-    WHERE model IN (SELECT model FROM launches);
+    WHERE model IN (SELECT model FROM nodes);

@@ -38,7 +38,7 @@ async def test_a_model_in_shadow_rents_on_paper_until_it_is_promoted(world: Buil
     assert told["launches"] == 1
     assert (unasked.code, nothing) == (2, [])
     assert "say --yes" in unasked.err
-    assert "1 launches and 0 releases" in said.out
+    assert "launches 1, releases 0, most nodes 1" in said.out
     assert f"{MODEL}: 0 nodes $0.00/h -> 1 node $" in said.out
     assert "+ 1 x " in said.out
     assert "of all models: $20.00/h, $1000.00/month, 10 nodes" in said.out

@@ -129,6 +129,8 @@ async def test_a_file_of_the_first_version_is_brought_up_to_date_with_every_row(
     assert lease is not None
     assert lease.epoch == 4
     assert await store.listing_lags() == ListingLags()
+    assert {m: p.by for m, p in (await store.promotions()).items()} == {MODEL: "upgrade"}
+    assert (await store.record(MODEL)).override is None
     await store.close()
     assert dump(tmp_path / "autoscaler.db")[0] == f"version {SCHEMA}"
 
