@@ -84,6 +84,7 @@ class Thought:
         refused: launches of the plan that a limit forbids, by their place in it, with the limit's words.
         shadow: what the model has on paper after this pass; None when it is not in shadow.
         on_paper: the plan that was carried out on paper.
+        why_no_launch: why nothing could be rented at all, whether or not it was asked for.
     """
 
     decision: Decision
@@ -96,6 +97,7 @@ class Thought:
     shadow: Shadow | None = None
     on_paper: Plan | None = None
     rows: tuple[Node, ...] = field(default=())
+    why_no_launch: str | None = None
 
     @property
     def changes_nothing(self) -> bool:
@@ -168,23 +170,31 @@ def _settled(inputs: Inputs, profiles: Profiles) -> Thought:
         inputs.market,
         refused,
         rows=admission.admitted,
+        why_no_launch=inputs.why_no_launch,
+    )
+
+
+def on_paper(inputs: Inputs) -> Inputs:
+    """The inputs of a model in shadow, with what would stand for what stands."""
+    real = inputs.fleet
+    before = (inputs.shadow or Shadow(since=inputs.now)).aged(inputs.now, real)
+    serves = real.in_states(SERVING | {State.DRAINING})
+    return replace(
+        inputs,
+        fleet=before.fleet(real),
+        ledger=before.ledger(inputs.ledger, inputs.policy.name),
+        history=inputs.history if serves else nothing_runs(inputs.history),
+        shadow=before,
     )
 
 
 def _on_paper(inputs: Inputs, profiles: Profiles) -> Thought:
     """Decide on what would stand, carry it out on paper, and rent nothing."""
     real, now, name = inputs.fleet, inputs.now, inputs.policy.name
-    before = (inputs.shadow or Shadow(since=now)).aged(now, real)
-    serves = real.in_states(SERVING | {State.DRAINING})
-    would = _settled(
-        replace(
-            inputs,
-            fleet=before.fleet(real),
-            ledger=before.ledger(inputs.ledger, name),
-            history=inputs.history if serves else nothing_runs(inputs.history),
-        ),
-        profiles,
-    )
+    paper = on_paper(inputs)
+    before = paper.shadow
+    assert before is not None
+    would = _settled(paper, profiles)
     wanted = _admitted(would)
     after = before.carried_out(
         wanted,

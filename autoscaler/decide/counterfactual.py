@@ -11,7 +11,7 @@ from autoscaler.decide import law, stabilize
 from autoscaler.decide.capacity import Yardstick
 from autoscaler.decide.law import Situation
 from autoscaler.decide.memory import LawMemory
-from autoscaler.domain.decision import Recommendation
+from autoscaler.domain.decision import Recommendation, Rise
 
 _SLACK = 0.1
 _MINUTE = timedelta(minutes=1)
@@ -25,14 +25,16 @@ def counterfactuals(
     blockers: Sequence[tuple[str, datetime | None]],
     yardstick: Yardstick,
     length: timedelta,
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, ...], Rise | None]:
     """Say at which demand the model would rise now, and when and below which demand it would fall."""
     rise = _rise(here, memory, want, yardstick)
     fall = _fall(here, memory, want, bound, blockers, length)
-    return tuple(text for text in (rise, fall) if text is not None)
+    said = rise.text if isinstance(rise, Rise) else rise
+    found = rise if isinstance(rise, Rise) else None
+    return tuple(text for text in (said, fall) if text is not None), found
 
 
-def _rise(here: Situation, memory: LawMemory, want: int, yardstick: Yardstick) -> str | None:
+def _rise(here: Situation, memory: LawMemory, want: int, yardstick: Yardstick) -> Rise | str | None:
     most = here.policy.nodes.max * max(1, yardstick.reference.replicas)
     if want >= most:
         return f"does not rise above {want}: the policy allows {here.policy.nodes.max} nodes"
@@ -50,15 +52,20 @@ def _rise(here: Situation, memory: LawMemory, want: int, yardstick: Yardstick) -
             high = middle
         else:
             low = middle
-    if _wanted(here, memory, high / 100) <= want:
+    to = _wanted(here, memory, high / 100)
+    if to <= want:
         return None
-    return f"rises to {_wanted(here, memory, high / 100)} above a demand of {low / 100:.2f}"
+    text = f"rises to {to} above a demand of {low / 100:.2f}"
+    return Rise(to, low / 100, round(_asked(here, memory, high / 100), 6), text)
 
 
 def _wanted(here: Situation, memory: LawMemory, demand: float) -> int:
+    return math.ceil(_asked(here, memory, demand) - _SLACK)
+
+
+def _asked(here: Situation, memory: LawMemory, demand: float) -> float:
     there = replace(here, demand=demand)
-    top = max(wish.replicas for wish in law.recommend(there, memory, demand))
-    return math.ceil(top - _SLACK)
+    return max(wish.replicas for wish in law.recommend(there, memory, demand))
 
 
 def _fall(

@@ -119,6 +119,7 @@ def _settle(this: Pass, memory: LawMemory) -> tuple[Decision, LawMemory]:
 
     blockers = stabilize.why_no_release(this.policy, memory, this.evidence, this.lead, this.now)
     want = _whole(bound, last, memory, here, bool(blockers))
+    otherwise, rise = counterfactuals(here, memory, want, bound, blockers, this.yardstick, length)
     rules = [*wishes, *(rule for rule in (held, stepped, capped, last, least) if rule is not None)]
     verdict = _verdict(this, bound.replicas, want, not blockers)
     decision = Decision(
@@ -134,13 +135,12 @@ def _settle(this: Pass, memory: LawMemory) -> tuple[Decision, LawMemory]:
         binding=bound.rule,
         reason=_reason(here, want, bound, verdict, blockers),
         recommendations=tuple(rules),
-        counterfactuals=counterfactuals(
-            here, memory, want, bound, blockers, this.yardstick, length
-        ),
+        counterfactuals=otherwise,
         release_allowed=not blockers,
         surge=surge,
         reference=this.yardstick.reference_type,
         need=round(bound.replicas, 6),
+        rise=rise,
     )
     return decision, replace(memory, need=decision.need, want=want)
 

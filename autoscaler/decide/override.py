@@ -31,6 +31,7 @@ def ordered(decision: Decision, override: Override, fleet: Fleet) -> Decision:
         reason=f"{word}; {without}",
         recommendations=(*decision.recommendations, rule),
         counterfactuals=(f"the law takes over at {clock(override.until, decision.at)}",),
+        rise=None,
         release_allowed=True,
         surge=False,
     )

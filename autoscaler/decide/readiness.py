@@ -17,6 +17,7 @@ from autoscaler.policy import Policy
 
 _LIKELY = 0.9
 _SOONEST = 0.1
+_USUAL = 0.5
 # Without a measured boot the policy's prior stands in for the usual one; the fastest may take half of it.
 _SOONEST_OF_PRIOR = 0.5
 _OVERDUE = 0.25
@@ -29,10 +30,12 @@ class Readiness:
     Attributes:
         likely: nine of ten boots take no longer.
         soonest: one of ten is faster; a request that cannot wait this long waits in vain.
+        usual: half of them are faster: what a person is told.
     """
 
     likely: timedelta
     soonest: timedelta
+    usual: timedelta
 
 
 def readiness(
@@ -57,7 +60,11 @@ def readiness(
         )
         for node in coming
     ]
-    return Readiness(min(one.likely for one in each), min(one.soonest for one in each))
+    return Readiness(
+        min(one.likely for one in each),
+        min(one.soonest for one in each),
+        min(one.usual for one in each),
+    )
 
 
 def _left(policy: Policy, boots_s: Sequence[float], age: timedelta) -> Readiness:
@@ -66,10 +73,17 @@ def _left(policy: Policy, boots_s: Sequence[float], age: timedelta) -> Readiness
     if not boots_s:
         prior_s = policy.scaling.boot_prior.total_seconds()
         likely_s, soonest_s = prior_s - age_s, prior_s * _SOONEST_OF_PRIOR - age_s
+        usual_s = likely_s
     else:
         longer = [boot for boot in boots_s if boot > age_s] or [age_s]
-        likely_s = quantile(longer, _LIKELY) - age_s
-        soonest_s = quantile(longer, _SOONEST) - age_s
+        likely_s, soonest_s, usual_s = (
+            quantile(longer, share) - age_s for share in (_LIKELY, _SOONEST, _USUAL)
+        )
     if likely_s <= 0:
-        return Readiness(timedelta(seconds=max(1.0, age_s * _OVERDUE)), timedelta(0))
-    return Readiness(timedelta(seconds=likely_s), timedelta(seconds=max(0.0, soonest_s)))
+        overdue = timedelta(seconds=max(1.0, age_s * _OVERDUE))
+        return Readiness(overdue, timedelta(0), overdue)
+    return Readiness(
+        timedelta(seconds=likely_s),
+        timedelta(seconds=max(0.0, soonest_s)),
+        timedelta(seconds=max(0.0, usual_s)),
+    )

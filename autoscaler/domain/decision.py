@@ -35,6 +35,23 @@ class Recommendation:
 
 
 @dataclass(frozen=True, slots=True)
+class Rise:
+    """The demand above which more would be wanted now.
+
+    Attributes:
+        to: capacity that would be wanted then, in whole reference replicas.
+        above: the demand, in reference replicas.
+        need: what the rules would ask for just above it, not rounded.
+        text: the same in words, as it stands among the counterfactuals.
+    """
+
+    to: int
+    above: float
+    need: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The capacity wanted for one model, and why.
 
@@ -47,6 +64,7 @@ class Decision:
         binding: the name of the rule that decided.
         recommendations: every rule's wish, in the order in which they ran.
         counterfactuals: at what demand the answer changes, in words.
+        rise: the one of them that asks for more; None when no demand does.
         release_allowed: whether placement may give nodes back in this pass.
         surge: whether the panic path is on.
         reference: the offer type that one replica of capacity is measured in.
@@ -69,3 +87,4 @@ class Decision:
     surge: bool = False
     reference: str = ""
     need: float | None = None
+    rise: Rise | None = None

@@ -21,8 +21,10 @@ def booting(age_s: float, offer: OfferKey = A40) -> Node:
     return node(1, State.BOOTING, offer=offer, created_at=NOON - timedelta(seconds=age_s))
 
 
-def seconds(likely: float, soonest: float) -> Readiness:
-    return Readiness(timedelta(seconds=likely), timedelta(seconds=soonest))
+def seconds(likely: float, soonest: float, usual: float) -> Readiness:
+    return Readiness(
+        timedelta(seconds=likely), timedelta(seconds=soonest), timedelta(seconds=usual)
+    )
 
 
 @pytest.fixture
@@ -31,12 +33,12 @@ def policy(make_policy: Callable[..., Policy]) -> Policy:
 
 
 def test_without_a_node_under_way_it_is_a_whole_measured_boot(policy: Policy) -> None:
-    assert readiness(policy, BOOTS, (), NOON) == seconds(180, 100)
+    assert readiness(policy, BOOTS, (), NOON) == seconds(180, 100, 140)
 
 
 def test_without_a_measured_boot_it_is_the_prior(policy: Policy) -> None:
-    assert readiness(policy, {}, (), NOON) == seconds(300, 150)
-    assert readiness(policy, {}, (booting(200),), NOON) == seconds(100, 0)
+    assert readiness(policy, {}, (), NOON) == seconds(300, 150, 300)
+    assert readiness(policy, {}, (booting(200),), NOON) == seconds(100, 0, 100)
 
 
 def test_it_counts_down_as_the_boot_goes(policy: Policy) -> None:
@@ -46,20 +48,20 @@ def test_it_counts_down_as_the_boot_goes(policy: Policy) -> None:
 
 
 def test_a_boot_slower_than_most_is_judged_by_those_that_were_slower_still(policy: Policy) -> None:
-    assert readiness(policy, BOOTS, (booting(165),), NOON) == seconds(25, 5)
+    assert readiness(policy, BOOTS, (booting(165),), NOON) == seconds(25, 5, 15)
 
 
 def test_a_boot_slower_than_all_measured_is_expected_to_take_a_quarter_more(policy: Policy) -> None:
-    assert readiness(policy, BOOTS, (booting(400),), NOON) == seconds(100, 0)
+    assert readiness(policy, BOOTS, (booting(400),), NOON) == seconds(100, 0, 100)
 
 
 def test_the_node_that_will_be_first_counts_by_what_its_own_offer_takes(policy: Policy) -> None:
     boots = BOOTS | {L40S: (60.0,) * 10}
 
-    assert readiness(policy, boots, (booting(0), booting(10, L40S)), NOON) == seconds(50, 50)
+    assert readiness(policy, boots, (booting(0), booting(10, L40S)), NOON) == seconds(50, 50, 50)
 
 
 def test_a_node_that_is_leaving_makes_nobody_ready(policy: Policy) -> None:
     leaving = node(1, State.DRAINING)
 
-    assert readiness(policy, BOOTS, (leaving,), NOON) == seconds(180, 100)
+    assert readiness(policy, BOOTS, (leaving,), NOON) == seconds(180, 100, 140)
