@@ -69,12 +69,12 @@ def _tight(
     policy: Policy, key: str, most: Money, period: str, offer: Offer, price: Money
 ) -> str | None:
     vm = f"{offer.key.type} at {price}/h"
-    change = f"raise it to at least {{}}, or allow a cheaper type for {policy.name}"
+    change = f"aise it to at least {{}}, or allow a cheaper type for {policy.name} (hardware.types)"
     if most < price:
         short = "an hour of one VM" if period != "h" else "the price of one VM"
         return (
             f"{key} is {most}/{period}, below {short}: the cheapest that can serve {policy.name} is {vm}. "
-            f"Nothing can be rented: {change.format(f'{_up(price)}/{period}')}"
+            f"Nothing can be rented: r{change.format(f'{_up(price)}/{period}')}"
         )
     hours = {"h": 1, "day": _DAY // timedelta(hours=1), "month": _MONTH // timedelta(hours=1)}
     least = price * policy.nodes.min * hours[period]
@@ -82,7 +82,7 @@ def _tight(
         return (
             f"{key} is {most}/{period}, below the least that {policy.name} may cost: nodes.min = "
             f"{policy.nodes.min} of {vm} are {least}/{period}. "
-            f"{change.format(f'{_up(least)}/{period}').capitalize()}, or lower nodes.min"
+            f"R{change.format(f'{_up(least)}/{period}')}, or lower nodes.min"
         )
     return None
 

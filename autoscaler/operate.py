@@ -90,7 +90,7 @@ class Operations:
         Raises:
             ConfigError: it is not in shadow, or it could not rent anything as it is written.
         """
-        self._check_promotion(model)
+        await self._check_promotion(model)
         written = self._book.written(model)
         promotion = Promotion(
             by=actor,
@@ -119,7 +119,7 @@ class Operations:
         Raises:
             ConfigError: so many are not allowed.
         """
-        self._check_override(model, override)
+        await self._check_override(model, override)
         kind = "model_scaled" if override is not None else "override_cleared"
         more = None
         if override is not None:
@@ -163,11 +163,11 @@ class Operations:
         """
         match word.verb:
             case "promote":
-                self._check_promotion(model)
+                await self._check_promotion(model)
             case "demote":
                 await self._check_demotion(model)
             case "scale":
-                self._check_override(model, word.override)
+                await self._check_override(model, word.override)
         leaving: tuple[Node, ...] = ()
         if word.node is not None:
             leaving = (await self._ready_node(word.node),)
@@ -222,7 +222,8 @@ class Operations:
             raise ConfigError(f"{name} is {node.state}: only a ready node can be drained")
         return node
 
-    def _check_promotion(self, model: ModelName) -> None:
+    async def _check_promotion(self, model: ModelName) -> None:
+        await self._check_not_retired(model)
         policy, written = self._book.policies[model], self._book.written(model)
         if self._book.error is not None:
             raise ConfigError(
@@ -262,9 +263,17 @@ class Operations:
                 f'{model} was not promoted: its mode is its policy\'s; write mode = "shadow" there'
             )
 
-    def _check_override(self, model: ModelName, override: Override | None) -> None:
+    async def _check_not_retired(self, model: ModelName) -> None:
+        record = await self._store.record(model)
+        if record.retired_by is not None:
+            raise ConfigError(
+                f"{model} was retired by {record.retired_by}: `autoscaler resume {model}` first"
+            )
+
+    async def _check_override(self, model: ModelName, override: Override | None) -> None:
         if override is None:
             return
+        await self._check_not_retired(model)
         most = self._book.policies[model].nodes.max
         if not 0 <= override.nodes <= MOST_NODES:
             raise ConfigError(f"--nodes: found {override.nodes}, allowed: 0 to {MOST_NODES}")

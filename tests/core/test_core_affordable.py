@@ -65,7 +65,8 @@ def test_a_minimum_that_its_limits_cannot_pay_is_said() -> None:
 
     assert "nodes.min = 2 of a40.1x at $1.10/h are $2.20/h" in hour
     assert "$1584.00/month" in month
-    assert "or lower nodes.min" in month
+    assert "Raise it to at least $1584.00/month" in month
+    assert month.endswith("(hardware.types), or lower nodes.min")
 
 
 def test_what_the_policy_excludes_is_no_way_to_afford_it() -> None:
