@@ -34,6 +34,7 @@ from autoscaler.errors import (
     PaymentRequired,
     StoreUnavailable,
 )
+from autoscaler.front_door import warm_up_door
 from autoscaler.gateway.notify import Notifier
 from autoscaler.health import Health
 from autoscaler.market import MarketFeed
@@ -125,6 +126,7 @@ class Daemon:
             async with (
                 aiohttp.ClientSession(trust_env=False) as session,
                 node_session(vouches) as self._nodes,
+                warm_up_door(self.config, vouches) as self._door,
             ):
                 cloud = self._open_cloud(self.config.cloud, self.clock)
                 self.sockets = HaproxySockets(
@@ -175,7 +177,9 @@ class Daemon:
             manage=config.firewall.manage and config.way != "tunnel",
         )
         self._pins = ImagePins(store)
-        self._prober = NodeProber(config, self._nodes, clock, self._reach, pins=self._pins)
+        self._prober = NodeProber(
+            config, self._nodes, clock, self._reach, self._door, pins=self._pins
+        )
         self.metrics = Metrics()
         launcher = Launcher(
             store,

@@ -7,6 +7,7 @@ It keeps its endpoints in a state file over a restart; where that file is lost, 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ import aiohttp
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from autoscaler.balance.protocol import Pool, PoolReport, ServerReport, ServerState
+from autoscaler.balance.protocol import Pool, PoolReport, Probed, ServerReport, ServerState
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import Endpoint
 from autoscaler.errors import BalancerUnavailable
@@ -48,6 +49,17 @@ class _PoolState(_Answer):
 
 class _Predecessor(_Answer):
     fresh: bool
+
+
+class _Probe(_Answer):
+    status: int = Field(default=0, ge=0, le=999)
+    body: str = ""
+    seconds: float = Field(default=0.0, ge=0)
+    failed: Literal["connect", "tls", "timeout", "answer"] | None = None
+    why: str = ""
+
+    def value(self) -> Probed:
+        return Probed(self.status, self.body.encode(), self.seconds, self.failed, self.why)
 
 
 class _State(_Answer):
@@ -173,6 +185,28 @@ class GatewayBalancer:
             raise self._not_done(f"endpoint {endpoint.id!r} is not registered")
         log.info("server_registered", balancer=self._name, server=endpoint.id)
 
+    async def probe(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        payload: Mapping[str, object] | None,
+        timeout: timedelta,
+    ) -> Probed:
+        """Let the gateway itself send one request there, as it sends clients'. The endpoint need not be registered."""
+        body: dict[str, object] = {
+            "url": endpoint.url,
+            "path": path,
+            "timeout_s": timeout.total_seconds(),
+            **self._trust(endpoint),
+        }
+        if payload is not None:
+            body["payload"] = dict(payload)
+        raw = await self._call("POST", "/v1/probe", body, timeout + self._answer_time)
+        try:
+            return _Probe.model_validate_json(raw).value()
+        except ValidationError as exc:
+            raise self._not_done(f"the probe of {endpoint.url} is not told") from exc
+
     async def drain(self, model: ModelName, endpoint_id: str) -> None:
         """Send it nothing new; unknown is no error, since it gets nothing either."""
         known = _endpoint(await self._state(), model, endpoint_id)
@@ -261,17 +295,24 @@ class GatewayBalancer:
     async def _change(self, path: str, body: dict[str, object]) -> None:
         await self._call("POST", path, body)
 
-    async def _call(self, method: str, path: str, body: dict[str, object] | None = None) -> bytes:
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, object] | None = None,
+        patience: timedelta | None = None,
+    ) -> bytes:
+        patience = patience or self._answer_time
         try:
             async with (
-                asyncio.timeout(self._answer_time.total_seconds()),
+                asyncio.timeout(patience.total_seconds()),
                 self._open_session().request(method, f"http://gateway{path}", json=body) as answer,
             ):
                 raw = await _read(answer)
         except TimeoutError as exc:
             raise BalancerUnavailable(
                 f"{self._name}: the gateway did not answer on {self._control} within"
-                f" {self._answer_time.total_seconds():g} s: see that it is not stopped or starved"
+                f" {patience.total_seconds():g} s: see that it is not stopped or starved"
                 " of CPU"
             ) from exc
         except (aiohttp.ClientError, OSError) as exc:

@@ -109,6 +109,22 @@ class PoolReport:
         return next((s for s in self.servers if s.endpoint_id == endpoint_id), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What came of one request that a balancer sent for us.
+
+    Attributes:
+        failed: what went wrong before there was an answer: `connect`, `tls`, `timeout` or `answer`; None otherwise.
+        why: more of it, for people.
+    """
+
+    status: int = 0
+    body: bytes = b""
+    seconds: float = 0.0
+    failed: str | None = None
+    why: str = ""
+
+
 class Balancer(Protocol):
     """Spreads one or more models' requests over registered endpoints.
 

@@ -25,7 +25,9 @@ from autoscaler.gateway.outlook import Outlook
 from autoscaler.gateway.pool import Pool
 from autoscaler.gateway.pools import Pools
 from autoscaler.gateway.predecessors import Predecessors
+from autoscaler.gateway.probe import probe
 from autoscaler.gateway.state_file import StateFile
+from autoscaler.gateway.upstream import Upstreams
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +50,7 @@ class Control:
     state_file: StateFile
     handover: Handover
     predecessors: Predecessors
+    upstreams: Upstreams
     front: FrontPage | None = None
 
     def app(self) -> web.Application:
@@ -58,6 +61,7 @@ class Control:
         app.router.add_get("/v1/signals", self.signals)
         app.router.add_get("/v1/history", self.history)
         app.router.add_post("/v1/wait", self.wait)
+        app.router.add_post("/v1/probe", self.probe)
         app.router.add_post("/v1/pools/put", self.put_pool)
         app.router.add_post("/v1/pools/remove", self.remove_pool)
         app.router.add_post("/v1/pools/expect", self.expect)
@@ -109,6 +113,9 @@ class Control:
                 "models": {pool.settings.model: max(1, pool.waiting) for pool in fresh},
             }
         )
+
+    async def probe(self, request: web.Request) -> web.Response:
+        return _json(await probe(self.upstreams, await _read(request, schema.ProbeBody)))
 
     # changing
 

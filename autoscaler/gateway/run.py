@@ -153,7 +153,7 @@ class Gateway:
             if succession is not None:
                 predecessors.adopt(await succession.finish())
             page = FrontPage(door, clients, bodies)
-            control = Control(pools, state_file, handover, predecessors, page)
+            control = Control(pools, state_file, handover, predecessors, upstreams, page)
             serving = await stack.enter_async_context(contextlib.AsyncExitStack())
             await self._serve_control(serving, control, sockets)
             self._announce(notifier)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from autoscaler.gateway.endpoint import Endpoint, EndpointState, Trust
 from autoscaler.gateway.settings import Affinity, PoolSettings, WaitBounds
@@ -210,6 +210,16 @@ class WaitBody(_Body):
     generation: int = Field(default=0, ge=0)
     boot_id: str | None = None
     timeout_s: float = Field(default=30.0, ge=0, le=300)
+
+
+class ProbeBody(_Body):
+    """One request to be sent to one model server now: a POST of `payload`, a GET without one."""
+
+    url: Url
+    path: Annotated[str, Field(pattern=r"^/[!-~]{0,2047}$")]
+    payload: dict[str, JsonValue] | None = None
+    trust: TrustBody | None = None
+    timeout_s: float = Field(default=30.0, gt=0, le=3600)
 
 
 class SavedEndpoint(EndpointFields):

@@ -28,6 +28,10 @@ class ConnectFailed(Exception):
     """The node accepted no connection: no byte was sent."""
 
 
+class CertificateRefused(ConnectFailed):
+    """It speaks no TLS there, or shows a certificate that is not its own."""
+
+
 class NodeFailed(Exception):
     """The node broke off, or sent what is no answer. The request may have been worked on."""
 
@@ -291,7 +295,10 @@ class Upstreams:
                     server_hostname=trust.host_name if trust is not None and is_tls else None,
                 )
         except (OSError, TimeoutError) as exc:
-            raise ConnectFailed(refusal(exc) or type(exc).__name__) from exc
+            refused = refusal(exc)
+            if refused is not None:
+                raise CertificateRefused(refused) from exc
+            raise ConnectFailed(type(exc).__name__) from exc
         if connection.is_usable:
             self._open.add(connection)
         return connection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from autoscaler.clock import Clock
 from autoscaler.cloud.secret import Secret
 from autoscaler.config import Config
 from autoscaler.domain.ids import NodeName
-from autoscaler.domain.node import Node
+from autoscaler.domain.node import Endpoint, Node
 from autoscaler.domain.offer import Offer, OfferKey
 from autoscaler.errors import ConfigError, HostKeyMismatch, NodeUnreachable, ReachUnavailable
 from autoscaler.nodes.diagnostics import collect
@@ -20,11 +21,13 @@ from autoscaler.nodes.engine_load import requests_in
 from autoscaler.nodes.keys import read_token
 from autoscaler.nodes.protocol import Ailment, Coming, Proven
 from autoscaler.nodes.reach import Reach
+from autoscaler.nodes.reach_trouble import Rules
 from autoscaler.nodes.shell import NodeAccess
 from autoscaler.nodes.ssh import SshAccess
 from autoscaler.nodes.startup.pins import ImagePins
 from autoscaler.nodes.startup.presets import server_image
 from autoscaler.nodes.verify import (
+    Balancing,
     Progress,
     deliver_token,
     liveness,
@@ -33,6 +36,7 @@ from autoscaler.nodes.verify import (
     verify,
 )
 from autoscaler.nodes.verify_boot import read_boot
+from autoscaler.nodes.verify_http import Door
 from autoscaler.policy import Policy
 
 _REMEMBERED = 4096
@@ -53,6 +57,7 @@ class NodeProber:
     Attributes:
         http: a session for nodes, as `verify_http.node_session` makes it.
         reach: the way to their model servers.
+        door: makes the warm-up set out from the balancer (`Balancing`).
         access: how nodes are reached; `use` makes it SSH.
         pins: told which image each verified node serves with; None where nobody keeps it.
     """
@@ -61,6 +66,7 @@ class NodeProber:
     http: aiohttp.ClientSession
     clock: Clock
     reach: Reach
+    door: Callable[[Endpoint], Door] | None = None
     access: NodeAccess | None = None
     pins: ImagePins | None = None
     _offers: dict[OfferKey, Offer] = field(default_factory=dict)
@@ -97,7 +103,8 @@ class NodeProber:
             return Coming(f"token: {exc}")
         await self.reach.keep(node)
         async with self._ssh().connect(address, host_key) as shell:
-            seen = await verify(shell, policy, offer, node, self.http, token)
+            balancing = Balancing(Rules.of(self.config), self.door)
+            seen = await verify(shell, policy, offer, node, self.http, token, balancing)
             if isinstance(seen, Progress):
                 await self.reach.prepare(shell, seen.stage, node)
         if isinstance(seen, Progress):

@@ -102,10 +102,20 @@ CHOICES = (
 )
 
 
+# RFC 1918, RFC 6598 (behind a carrier's NAT, and VPNs), RFC 4193, and loopback. Python's `is_private` takes in more.
+_PRIVATE = tuple(
+    ipaddress.ip_network(block)
+    for block in (
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"),
+        *("127.0.0.0/8", "::1/128"),
+    )
+)
+
+
 def is_private(address: str) -> bool:
     """Whether an address leads to no place outside: of a private block, or loopback."""
     found = ipaddress.ip_address(address)
-    return (found.is_private or found.is_loopback) and not found.is_link_local
+    return any(found in block for block in _PRIVATE)
 
 
 def host_of(address: str) -> str:

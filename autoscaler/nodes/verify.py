@@ -7,15 +7,17 @@ keeps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiohttp
 
 from autoscaler.cloud.secret import Secret
-from autoscaler.domain.node import Node
+from autoscaler.domain.node import Endpoint, Node
 from autoscaler.domain.offer import Offer
-from autoscaler.errors import NodeUnreachable, VerificationFailed
+from autoscaler.errors import NodeUnreachable, ReachUnavailable, VerificationFailed
 from autoscaler.nodes.gpus import Gpu
+from autoscaler.nodes.reach_trouble import Rules, Server, explain
 from autoscaler.nodes.shell import NodeShell
 from autoscaler.nodes.verify_boot import (
     FINISHED,
@@ -24,6 +26,7 @@ from autoscaler.nodes.verify_boot import (
     check_boot,
     read_boot,
 )
+from autoscaler.nodes.verify_http import Asker, Door
 from autoscaler.nodes.verify_machine import (
     check_gpus,
     check_machine,
@@ -81,6 +84,18 @@ class Verified:
         return "; ".join(part for part in parts if part)
 
 
+@dataclass(frozen=True, slots=True)
+class Balancing:
+    """How clients' requests will come, which the warm-up takes the way of.
+
+    Attributes:
+        door: makes requests to an endpoint set out from the balancer; None where it is on this host and sends as we do.
+    """
+
+    rules: Rules
+    door: Callable[[Endpoint], Door] | None = None
+
+
 def serving_urls(node: Node, policy: Policy) -> tuple[str, ...]:
     """Where the node's replicas serve."""
     if node.endpoints:
@@ -96,12 +111,14 @@ async def verify(
     node: Node,
     http: aiohttp.ClientSession,
     token: Secret | None = None,
+    balancing: Balancing | None = None,
 ) -> Progress | Verified:
     """Look how far a node is, and deliver the token for the weights when its script waits for it.
 
     Args:
         shell: a session pinned to the node's host key.
         offer: what was ordered; None when nobody remembers more of it than its name.
+        balancing: from where the warm-up sets out; without it, from here.
 
     Raises:
         VerificationFailed: it will never serve; the message says why and, of the script, shows the log's end.
@@ -118,17 +135,22 @@ async def verify(
     facts = await read_machine(shell, has_gpus=offer.gpus > 0)
     check_machine(facts, policy, offer)
     speeds: list[float] = []
-    for url in serving_urls(node, policy):
+    for index, url in enumerate(serving_urls(node, policy)):
+        door: Asker = http
+        if balancing is not None and balancing.door is not None and node.endpoints:
+            door = balancing.door(node.endpoints[index])
         try:
             await check_health(http, url, policy)
-        except NodeUnreachable as exc:
-            hint = "healthy on the node itself: does the firewall rule cover this host?"
-            return Progress(f"server: {exc} ({hint})", boot.stages)
-        try:
             await check_served_name(http, url, policy)
-            speech = await try_request(http, url, policy)
+            speech = await try_request(door, url, policy)
+        except ReachUnavailable as exc:
+            return Progress(f"warm-up: {exc}", boot.stages)
         except NodeUnreachable as exc:
-            return Progress(f"server: {exc}", boot.stages)
+            why = str(exc)
+            if balancing is not None:
+                server = Server(url, policy.server.port + index, policy.server.health_path)
+                why = await explain(shell, server, exc, balancing.rules)
+            return Progress(f"server: {why}", boot.stages)
         if speech.tokens_per_s is not None:
             speeds.append(speech.tokens_per_s)
     return Verified(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import orjson
@@ -41,6 +41,26 @@ class Answer:
         return value
 
 
+class PortClosed(NodeUnreachable):
+    """Nobody takes a connection there."""
+
+
+class TlsRefused(NodeUnreachable):
+    """There is no TLS there, or the certificate is not the node's own."""
+
+
+class Door(Protocol):
+    """Where requests set out from, if not from this process: a balancer, towards one of its servers."""
+
+    async def ask(
+        self, url: str, *, timeout_s: float, payload: Mapping[str, object] | None
+    ) -> Answer:
+        """As the function `ask`, and it raises the same."""
+
+
+Asker = aiohttp.ClientSession | Door
+
+
 def node_session(authority_pem: str | None = None) -> aiohttp.ClientSession:
     """A session for nodes: no cookies, no proxy from the environment, no connection kept.
 
@@ -57,7 +77,7 @@ def node_session(authority_pem: str | None = None) -> aiohttp.ClientSession:
 
 
 async def ask(
-    session: aiohttp.ClientSession,
+    session: Asker,
     url: str,
     *,
     timeout_s: float,
@@ -66,9 +86,12 @@ async def ask(
     """GET, or POST a JSON payload.
 
     Raises:
+        PortClosed, TlsRefused: no connection.
         NodeUnreachable: no whole answer in time.
         VerificationFailed: an answer larger than any such answer is.
     """
+    if not isinstance(session, aiohttp.ClientSession):
+        return await session.ask(url, timeout_s=timeout_s, payload=payload)
     timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(10.0, timeout_s))
     method = "GET" if payload is None else "POST"
     data = None if payload is None else orjson.dumps(payload)
@@ -82,10 +105,12 @@ async def ask(
         ) as response:
             body = await _capped(response, url)
             return Answer(response.status, body, time.monotonic() - began)
+    except aiohttp.ConnectionTimeoutError as exc:
+        raise PortClosed(f"{url}: no connection in time") from exc
     except TimeoutError as exc:
         raise NodeUnreachable(f"{url}: no answer within {timeout_s:.0f} s") from exc
     except aiohttp.ClientError as exc:
-        raise NodeUnreachable(f"{url}: {_said(exc)}") from exc
+        raise _trouble(url, exc) from exc
 
 
 async def _capped(response: aiohttp.ClientResponse, url: str) -> bytes:
@@ -99,10 +124,10 @@ async def _capped(response: aiohttp.ClientResponse, url: str) -> bytes:
     return b"".join(chunks)
 
 
-def _said(exc: aiohttp.ClientError) -> str:
+def _trouble(url: str, exc: aiohttp.ClientError) -> NodeUnreachable:
     refused = refusal(exc)
     if refused is not None:
-        return refused
+        return TlsRefused(f"{url}: {refused}")
     if isinstance(exc, aiohttp.ClientConnectorError):
-        return exc.strerror or "cannot connect"
-    return type(exc).__name__
+        return PortClosed(f"{url}: {exc.strerror or 'cannot connect'}")
+    return NodeUnreachable(f"{url}: {type(exc).__name__}")

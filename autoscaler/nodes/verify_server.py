@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from autoscaler.errors import NodeUnreachable, VerificationFailed
 from autoscaler.nodes.remote_text import printable
-from autoscaler.nodes.verify_http import Answer, ask
+from autoscaler.nodes.verify_http import Answer, Asker, PortClosed, ask
 from autoscaler.policy import Engine, Policy
 
 HEALTH_TIMEOUT_S = 5.0
@@ -32,7 +30,7 @@ class Speech:
     tokens_per_s: float | None
 
 
-async def check_health(session: aiohttp.ClientSession, url: str, policy: Policy) -> None:
+async def check_health(session: Asker, url: str, policy: Policy) -> None:
     """See that a server says it is up.
 
     Raises:
@@ -44,7 +42,7 @@ async def check_health(session: aiohttp.ClientSession, url: str, policy: Policy)
         raise NodeUnreachable(f"{url}: {path} answers {answer.status}")
 
 
-async def check_served_name(session: aiohttp.ClientSession, url: str, policy: Policy) -> None:
+async def check_served_name(session: Asker, url: str, policy: Policy) -> None:
     """See that the server lists the model under the policy's name.
 
     Raises:
@@ -71,7 +69,7 @@ async def check_served_name(session: aiohttp.ClientSession, url: str, policy: Po
         raise VerificationFailed(f"{url}: serves {shown or 'nothing'}, not {wanted}")
 
 
-async def try_request(session: aiohttp.ClientSession, url: str, policy: Policy) -> Speech:
+async def try_request(session: Asker, url: str, policy: Policy) -> Speech:
     """Have one real request answered.
 
     Raises:
@@ -84,16 +82,14 @@ async def try_request(session: aiohttp.ClientSession, url: str, policy: Policy) 
             return await _embed(session, url, policy, timeout_s)
         return await _generate(session, url, policy, timeout_s)
     except NodeUnreachable as exc:
-        if isinstance(exc.__cause__, TimeoutError):
+        if isinstance(exc.__cause__, TimeoutError) and not isinstance(exc, PortClosed):
             raise VerificationFailed(
                 f"{url}: takes a request and answers nothing within {timeout_s:.0f} s"
             ) from exc
         raise
 
 
-async def _generate(
-    session: aiohttp.ClientSession, url: str, policy: Policy, timeout_s: float
-) -> Speech:
+async def _generate(session: Asker, url: str, policy: Policy, timeout_s: float) -> Speech:
     common: dict[str, object] = {
         "model": policy.served_name,
         "max_tokens": policy.verify.max_tokens,
@@ -125,9 +121,7 @@ async def _generate(
     return Speech(speed)
 
 
-async def _embed(
-    session: aiohttp.ClientSession, url: str, policy: Policy, timeout_s: float
-) -> Speech:
+async def _embed(session: Asker, url: str, policy: Policy, timeout_s: float) -> Speech:
     path = f"{url}/v1/embeddings"
     payload = {"model": policy.served_name, "input": policy.verify.prompt}
     answer = await ask(session, path, timeout_s=timeout_s, payload=payload)

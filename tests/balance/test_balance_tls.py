@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import ssl
-import tempfile
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,50 +17,10 @@ from autoscaler.domain.node import Endpoint
 from autoscaler.errors import BalancerUnavailable
 from autoscaler.nodes.pki import Authority, make_authority
 from tests.balance.parts import Balancing, HaproxyProcess
+from tests.balance.tls_parts import TlsServer
 
 NOW = datetime.now(UTC)
 OURS, THEIRS = make_authority(NOW), make_authority(NOW)
-
-
-class TlsServer:
-    """A model server that speaks TLS, in threads: one that is refused amid a handshake leaves nothing in the loop."""
-
-    def __init__(self, bundle: str) -> None:
-        self.served = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._context = _context(bundle)
-        self._open: set[socket.socket] = set()
-        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def stop(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for one in tuple(self._open):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                one, _ = self._listener.accept()
-                self._open.add(one)
-                threading.Thread(target=self._serve, args=(one,), daemon=True).start()
-
-    def _serve(self, one: socket.socket) -> None:
-        try:
-            with one, self._context.wrap_socket(one, server_side=True) as tls:
-                while request := tls.recv(65536):
-                    self.served += request.startswith(b"POST")
-                    body = f'data: {{"by": "{self.url}"}}\n\ndata: [DONE]\n\n'.encode()
-                    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: "
-                    tls.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
-        except OSError:
-            pass  # refused, or gone
-        finally:
-            self._open.discard(one)
-
-
 Serve = Callable[..., tuple[TlsServer, Endpoint]]
 
 
@@ -77,8 +33,7 @@ def serve() -> Iterator[Serve]:
             name: str, *, shows: str = "", by: Authority = OURS, made: datetime = NOW
         ) -> tuple[TlsServer, Endpoint]:
             host_name = f"as-teamaaaa-{shows or name}-1-qwen.autoscaler.internal"
-            server = TlsServer(by.issue(host_name, "127.0.0.1", made, timedelta(days=7)).reveal())
-            stack.callback(server.stop)
+            server = stack.enter_context(TlsServer.of(by, host_name, made))
             return server, Endpoint(f"as-teamaaaa-{name}-1-qwen", server.url, 100, 100)
 
         yield start
@@ -189,12 +144,3 @@ async def test_without_an_authority_haproxy_is_given_no_server_that_speaks_tls(
 def _is_refused(report: PoolReport, endpoint: Endpoint) -> bool:
     server = report.server(endpoint.id)
     return server is not None and server.state is ServerState.DOWN and server.check_fails
-
-
-def _context(bundle: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.NamedTemporaryFile("w") as file:
-        file.write(bundle)
-        file.flush()
-        context.load_cert_chain(file.name)
-    return context

@@ -62,6 +62,22 @@ async def test_a_nodes_private_key_is_in_memory_alone(world: Build) -> None:
     assert "PRIVATE KEY" not in str(scripts)
 
 
+async def test_the_warm_up_sets_out_from_the_gateway(bare: World) -> None:
+    await bare.start_emulator()
+    bare.config_edits = {"reach": "tls"}
+    bare.write_policy(nodes={"min": 1, "max": 1})
+    await bare.start_daemon()
+
+    async def waits() -> bool:
+        return any("waits for the gateway" in str(node["stage"]) for node in await bare.nodes())
+
+    await bare.until(waits, "a node that runs waits for the gateway")
+    assert await bare.nodes("ready") == []
+
+    await bare.start_gateway()
+    await bare.ready()
+
+
 async def _engine_is_read(there: World) -> bool:
     return str((await there.model())["verdict"]) == "keep"
 

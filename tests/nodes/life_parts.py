@@ -39,7 +39,7 @@ from autoscaler.nodes.launch import Launcher, Scripts
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.protocol import Ailment, Coming, Proven
-from autoscaler.nodes.reach import PlainReach
+from autoscaler.nodes.reach import PlainReach, Reach
 from autoscaler.nodes.runner import NodeRunner, Parts
 from autoscaler.policy import Policy
 from autoscaler.store.protocol import Admission
@@ -500,6 +500,7 @@ async def life(
     cloud: AirCloud | None = None,
     balancer: AirBalancer | None = None,
     prober: AirProber | None = None,
+    reach: Reach | None = None,
 ) -> Life:
     clock = clock or HandClock()
     cloud = cloud or AirCloud(clock)
@@ -523,7 +524,7 @@ async def life(
             inventory=inventory,
             balancers=BalancerGroup([balancer], clock.boot_s),
             prober=prober,
-            reach=PlainReach(public=True),
+            reach=reach or PlainReach(public=True),
             launcher=launcher,
             timings=TIMINGS,
             policies=lambda: policies,

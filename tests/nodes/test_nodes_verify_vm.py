@@ -13,10 +13,20 @@ from autoscaler.domain.offer import Offer
 from autoscaler.emulator.machine import MachineSpec
 from autoscaler.emulator.machines.local import LocalMachines
 from autoscaler.errors import NodeUnreachable, VerificationFailed
-from autoscaler.nodes.verify import Progress, Verified, liveness, recheck, verify
-from autoscaler.nodes.verify_http import node_session
+from autoscaler.nodes.reach_trouble import Rules, Server, explain
+from autoscaler.nodes.verify import (
+    Balancing,
+    Progress,
+    Verified,
+    liveness,
+    recheck,
+    verify,
+)
+from autoscaler.nodes.verify_http import PortClosed, TlsRefused, node_session
 from autoscaler.policy import Policy
 from tests.nodes.vm_parts import NONCE, access, machine, node, offer, policy, script, until
+
+URL = "http://203.0.113.24:8000"
 
 
 @pytest.fixture
@@ -189,12 +199,59 @@ async def test_a_server_that_cannot_be_reached_from_here_points_at_the_firewall(
     await verified(vm, model, offer(), http)
     closed = Endpoint("n", f"http://{vm.address}:9999", capacity=1, weight=1)
     row = node(model, offer(), vm.address, endpoints=(closed,))
+    balancing = Balancing(Rules("public-plain", ("198.51.100.7/32",), managed=True))
 
     async with access().connect(vm.address, await pin(vm.address)) as shell:
-        seen = await verify(shell, model, offer(), row, http)
+        seen = await verify(shell, model, offer(), row, http, None, balancing)
 
     assert isinstance(seen, Progress)
-    assert "does the firewall rule cover this host?" in seen.stage
+    assert seen.stage == (
+        f"server: SSH works, port {model.server.port} is closed from 127.0.0.1: the firewall rule covers "
+        "198.51.100.7; put it into firewall.sources"
+    )
+
+
+async def test_what_keeps_a_running_server_out_of_reach_is_told_in_a_line(
+    machines: LocalMachines, http: aiohttp.ClientSession
+) -> None:
+    vm = machine(script(policy(), offer()).text, offer())
+    await machines.boot(vm, 0.05)
+    await verified(vm, policy(), offer(), http)
+    port = policy().server.port
+    key = await pin(vm.address)
+    closed = PortClosed(f"{URL}: no connection in time")
+
+    async def said(failed: NodeUnreachable, rules: Rules, at: int = port) -> str:
+        async with access().connect(vm.address, key) as shell:
+            return await explain(shell, Server(URL, at, "/health"), failed, rules)
+
+    far = Rules("public-plain", ("198.51.100.7/32",), managed=True)
+    assert await said(closed, far) == (
+        f"SSH works, port {port} is closed from 127.0.0.1: the firewall rule covers 198.51.100.7; "
+        "put it into firewall.sources"
+    )
+    near = Rules("public-plain", ("127.0.0.0/8",), managed=True)
+    assert "is closed from 127.0.0.1: the firewall rule covers it, so something" in await said(
+        closed, near
+    )
+    own = Rules("public-plain", (), managed=False)
+    assert "firewall.manage is false" in await said(closed, own)
+    private = Rules("private", (), managed=True)
+    assert "is this host in the cloud's network, where 203.0.113.24 is?" in await said(
+        closed, private
+    )
+    tunnel = Rules("tunnel", (), managed=True)
+    assert "the tunnel to it is closed" in await said(closed, tunnel)
+    tls = TlsRefused(f"{URL}: its certificate has expired")
+    assert (await said(tls, far)).endswith("its certificate has expired")
+    assert (await said(tls, far)).startswith(f"SSH works, port {port} answers on the node itself")
+    assert await said(closed, far, at=9) == (
+        f"SSH works, port 9 does not answer on the node itself: {closed}"
+    )
+    busy = NodeUnreachable(f"{URL}: answers 503")
+    assert (await said(busy, far)).endswith(
+        "and not from here: http://203.0.113.24:8000: answers 503"
+    )
 
 
 async def test_a_ready_nodes_gpus_are_looked_at_again(machines: LocalMachines) -> None:

@@ -194,6 +194,8 @@ class _Sessions:
         env = self.layout.environment(self.spec, user if user.isidentifier() else "ubuntu")
         if term is not None:
             env["TERM"] = term
+        ends = process.get_extra_info("peername"), process.get_extra_info("sockname")
+        env["SSH_CONNECTION"] = " ".join(str(part) for end in ends for part in end[:2])
         argv = ["/bin/bash", "-c", process.command] if process.command else ["/bin/bash", "-l"]
         return await self.supervisor.run(
             argv, env=env, cwd=Path(env["HOME"]), streams=streams, tty=term is not None
