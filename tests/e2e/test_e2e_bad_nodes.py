@@ -65,7 +65,7 @@ async def test_after_a_person_has_resumed_the_model_launches_are_tried_again(
     await cloud.start_daemon()
     await _launches_stop(cloud)
 
-    assert (await cloud.command("resume", "chat")).code == 0
+    assert (await cloud.command("resume", "chat", "--yes")).code == 0
 
     await cloud.ready()
     assert len(await cloud.created_names()) == 2

@@ -35,7 +35,7 @@ async def test_the_plan_says_why_each_offer_is_passed_over(cloud: World, world: 
     refused, _ = await there.nodes()
     offer = f"{refused['type']}@{refused['location']}"
 
-    assert (await there.command("pause", "chat")).code == 0
+    assert (await there.command("pause", "chat", "--yes")).code == 0
     there.write_policy(nodes={"min": 2, "max": 3})
 
     async def passed_over() -> bool:
