@@ -8,6 +8,8 @@ from autoscaler.decide.capacity import Capacity, excluded
 from autoscaler.domain.offer import Market, Offer
 from autoscaler.policy import Policy
 
+_OUT_OF_STOCK, _BACKED_OFF = "out of stock", "backed off until"
+
 
 def why_never(policy: Policy, offer: Offer, capacity: Capacity) -> str | None:
     """Why an offer cannot serve this model whatever the stock, None when it can."""
@@ -34,7 +36,12 @@ def why_not_now(
         return never
     left_alone = market.backed_off(offer.key, now)
     if left_alone is not None:
-        return f"backed off until {left_alone.until:%H:%M:%S}: {left_alone.reason}"
+        return f"{_BACKED_OFF} {left_alone.until:%H:%M:%S}: {left_alone.reason}"
     if not offer.in_stock:
-        return "out of stock"
+        return _OUT_OF_STOCK
     return None
+
+
+def is_passing(reason: str) -> bool:
+    """Whether a reason of `why_not_now` is one that time cures."""
+    return reason == _OUT_OF_STOCK or reason.startswith(_BACKED_OFF)

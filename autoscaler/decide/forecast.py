@@ -15,7 +15,7 @@ from autoscaler.decide.memory import MARGIN_BUCKETS, MARGIN_STEP, LawMemory, Lev
 from autoscaler.domain.offer import Market, OfferKey
 from autoscaler.policy import Policy
 
-_BOOTS_KEPT = 20  # the latest boots of each offer
+BOOTS_KEPT = 20  # the latest boots of each offer
 _LEAD_QUANTILE = 0.9
 _PRIOR_WEIGHT = 50.0  # observations, one per lead, that the policy's margin is worth
 _HALF_LIFE = timedelta(days=1.5)
@@ -36,7 +36,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 def lead_time(policy: Policy, market: Market, keys: Iterable[OfferKey]) -> timedelta:
     """How long from an order to a serving node: the 0.9-quantile of measured boots, or the policy's prior."""
-    boots = [boot for key in keys for boot in market.boots_s.get(key, ())[-_BOOTS_KEPT:]]
+    boots = [boot for key in keys for boot in market.boots_s.get(key, ())[-BOOTS_KEPT:]]
     if not boots:
         return policy.scaling.boot_prior
     return timedelta(seconds=quantile(boots, _LEAD_QUANTILE))

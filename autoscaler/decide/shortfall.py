@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from autoscaler.decide.eligible import is_passing
 from autoscaler.decide.rent import SLACK, Candidate, Rented, Wanted
 from autoscaler.domain.offer import OfferKey
 from autoscaler.domain.plan import PassedOver
@@ -25,8 +26,10 @@ def passed_over(
         (one for one in candidates if one.key not in rented),
         key=lambda one: (one.usd_per_replica_hour, one.key),
     )
-    possible = tuple(PassedOver(one.key, _why_dearer(one, best, chosen)) for one in rest)
-    others = tuple(PassedOver(key, reasons[key]) for key in sorted(reasons))
+    possible = tuple(PassedOver(one.key, _why_dearer(one, best, chosen), True) for one in rest)
+    others = tuple(
+        PassedOver(key, reasons[key], is_passing(reasons[key])) for key in sorted(reasons)
+    )
     return possible + others
 
 

@@ -39,10 +39,15 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:
-    """An offer that the plan does not rent, and why not."""
+    """An offer that the plan does not rent, and why not.
+
+    Attributes:
+        possible: whether it could serve the model at another time or price, rather than never.
+    """
 
     offer: OfferKey
     reason: str
+    possible: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,19 @@ import structlog
 from aiohttp import web
 
 from autoscaler.decide.explain import explain_json, explain_lines
+from autoscaler.decide.profiles import Profiles
 from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.errors import AutoscalerError, ConfigError, StoreUnavailable
 from autoscaler.policies import find_model
+from autoscaler.rise import risen, with_rise
+from autoscaler.serve.glance import glance, plan_figures
 from autoscaler.serve.verbs import Verbs
 from autoscaler.serve.views import Json, shadow_view
 from autoscaler.serve.witness import witness
 
 if TYPE_CHECKING:
     from autoscaler.daemon import Daemon
+    from autoscaler.think import Inputs
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +44,7 @@ class Server:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self.listening = asyncio.Event()
+        self._profiles = Profiles.load()
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -164,7 +169,11 @@ class Server:
 
     def _freshen(self, model: Json) -> None:
         """What the last pass thought, which is recorded only when it says something new."""
-        thought = self._daemon.reconciler.last.get(ModelName(str(model["model"])))
+        name = ModelName(str(model["model"]))
+        thought = self._daemon.reconciler.last.get(name)
+        policy = self._daemon.book.policies.get(name)
+        if thought is not None and policy is not None:
+            model |= glance(str(model["mode"]), thought, policy, self._daemon.clock.now())
         if thought is not None:
             decision = thought.decision
             model |= {
@@ -218,10 +227,13 @@ class Server:
         thought = self._daemon.reconciler.last.get(model)
         if thought is None:
             raise ConfigError(f"{model}: no pass has ended yet; try again in a moment")
+        inputs = await self._inputs(model)
+        decision = with_rise(thought.decision, risen(inputs, thought.decision, self._profiles))
         return web.json_response(
             {
-                "text": explain_lines(thought.decision, thought.plan),
-                **explain_json(thought.decision, thought.plan),
+                "text": explain_lines(decision, thought.plan),
+                **explain_json(decision, thought.plan),
+                "figures": plan_figures(inputs, thought),
             }
         )
 
@@ -229,10 +241,9 @@ class Server:
         """What a pass would do now. It records nothing and rents nothing."""
         daemon = self._daemon
         model = self._model(request.query.get("model"))
-        record = await daemon.store.record(model)
-        thought = await daemon.reconciler.think(
-            daemon.book.policies[model], record, daemon.clock.now()
-        )
+        inputs = await self._inputs(model)
+        thought = daemon.reconciler.consider(inputs)
+        decision = with_rise(thought.decision, risen(inputs, thought.decision, self._profiles))
         refused = [
             {"offer": str(thought.plan.launches[number].offer), "why": why}
             for number, why in thought.refused
@@ -241,15 +252,22 @@ class Server:
         return web.json_response(
             {
                 "text": [
-                    *explain_lines(thought.decision, thought.plan),
+                    *explain_lines(decision, thought.plan),
                     *(f"  ! refused: {one['offer']}: {one['why']}" for one in refused),
                     *(f"  ! {text}" for text in tight),
                 ],
-                **explain_json(thought.decision, thought.plan),
+                **explain_json(decision, thought.plan),
+                "figures": plan_figures(inputs, thought),
                 "refused": refused,
                 "too_low": tight,
             }
         )
+
+    async def _inputs(self, model: ModelName) -> Inputs:
+        daemon = self._daemon
+        record = await daemon.store.record(model)
+        policy = daemon.book.policies[model]
+        return await daemon.reconciler.observe(policy, record, daemon.clock.now())
 
     def _model(self, given: object) -> ModelName:
         return find_model(self._daemon.book.policies, given)

@@ -18,11 +18,13 @@ from autoscaler.domain.node import Node, NodeEvent, State
 from autoscaler.domain.override import Override
 from autoscaler.policies import mode_in_force
 from autoscaler.policy import Policy
+from autoscaler.serve.glance import forecast, resting_state
 from autoscaler.shadow import Shadow
 from autoscaler.store.protocol import Ledger, ModelRecord, Store
 
 Json = dict[str, object]
 _LATELY = timedelta(hours=24)
+_TWO_DAYS = timedelta(hours=48)
 
 
 class Views:
@@ -38,11 +40,13 @@ class Views:
         ledger = await self._store.ledger(now)
         names = sorted({*policies, *(node.model for node in ledger.nodes)})
         models = [await self._model(name, policies.get(name), ledger, emulated) for name in names]
+        recent = await self._store.nodes(closed_since=now - _TWO_DAYS)
         return {
             "at": now.isoformat(),
             "usd_per_hour": usd(_hourly(ledger.nodes)),
             "spent_today_usd": usd(ledger.spent_today()),
             "spent_month_usd": usd(ledger.spent_month()),
+            **forecast(ledger, recent),
             "models": models,
         }
 
@@ -53,9 +57,11 @@ class Views:
         last = await self._store.last_decision(name)
         decision = json.loads(last[0]) if last is not None else {}
         ours = [node for node in ledger.nodes if node.model == name]
+        mode = _mode(policy, record, emulated=emulated)
         return {
             "model": name,
-            "mode": _mode(policy, record, emulated=emulated),
+            "mode": mode,
+            "state": resting_state(mode, ours),
             "promoted_by": record.promotion.by if record.promotion else None,
             "promoted_at": _at(record.promotion.at) if record.promotion else None,
             "shadow": stored_shadow(record, ledger.at),
