@@ -29,6 +29,10 @@ class NoDaemon(ConfigError):
     """No daemon answers on the socket that the config names."""
 
 
+class NotNow(ConfigError):
+    """The daemon answers, and cannot do or know it now: the cloud or the store is away."""
+
+
 async def get(config: Config, path: str, **query: str) -> Any:  # whatever JSON the daemon serves
     """Ask the daemon. Raises `NoDaemon`, or `ConfigError` with what the daemon says is wrong."""
     return await _ask(config, "GET", path, params=query)
@@ -46,7 +50,8 @@ async def _ask(config: Config, method: str, path: str, **options: Any) -> Any:
             async with session.request(method, f"http://daemon{path}", **options) as answer:
                 body = await answer.json()
                 if answer.status >= 400:
-                    raise ConfigError(str(body.get("error", answer.reason)))
+                    kind = NotNow if answer.status == 503 else ConfigError
+                    raise kind(str(body.get("error", answer.reason)))
                 return body
         except (aiohttp.ClientConnectorError, FileNotFoundError) as exc:
             raise NoDaemon(

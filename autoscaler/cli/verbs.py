@@ -14,6 +14,7 @@ from autoscaler.cli.ask import (
     DEFAULT_CONFIG,
     ConfigOption,
     NoDaemon,
+    NotNow,
     YesOption,
     agreed,
     get,
@@ -127,9 +128,12 @@ def sweep(
 
 def _say(config: Config, verb: str, question: str, *, yes: bool, **body: object) -> None:
     """Show what would come of it, ask, and tell the daemon."""
-    ahead = asyncio.run(post(config, "/api/v1/preview", verb=verb, **body))
-    for line in ahead["text"]:
-        typer.echo(line)
+    try:
+        ahead = asyncio.run(post(config, "/api/v1/preview", verb=verb, **body))
+        for line in ahead["text"]:
+            typer.echo(line)
+    except NotNow as exc:  # a brake must hold also while the cloud cannot be read
+        typer.echo(f"what would come of it cannot be foreseen now: {exc}", err=True)
     agreed(question, yes=yes)
     _print(asyncio.run(post(config, f"/api/v1/{verb}", **body)))
 

@@ -62,7 +62,8 @@ async def test_a_promote_of_what_could_not_rent_is_refused_with_what_to_do(world
     await there.until(is_refused, "the broken file is known")
 
     assert low.code == 2
-    for said in (low.err, plan.out, " ".join(trouble)):
+    for text in (low.err, plan.out, " ".join(trouble)):
+        said = " ".join(text.split())
         assert "limit of test/chat is $0.10/h, below the price of one VM" in said
         assert "raise it to at least $" in said
     assert (await there.model())["mode"] == "shadow"
