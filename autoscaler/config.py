@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from autoscaler.front import FrontSettings
 from autoscaler.policy import OnLimit, SchemaNumber, Values, below_floor, floor
@@ -53,6 +53,7 @@ class CloudSettings(Values):
     image_cpu: str = "ubuntu22.04"
     requests_per_s: Annotated[float, Field(gt=0, le=1000)] = 5.0
     in_flight: Annotated[int, Field(ge=1, le=256)] = 4
+    _owner_is_derived: bool = PrivateAttr(default=False)
     connect_timeout: Annotated[Duration, Field(gt=timedelta(0)), floor(1)] = timedelta(seconds=5)
     answer_timeout: Annotated[Duration, Field(gt=timedelta(0)), floor(2)] = timedelta(seconds=10)
     create_timeout: Annotated[
@@ -76,6 +77,16 @@ class CloudSettings(Values):
                 f"{show_duration(longer)} (answer_timeout, create_timeout): connecting is part of it"
             )
         return self
+
+    def owned_by(self, derived: str) -> Self:
+        """The same with an owner mark that nobody wrote down."""
+        settings = self.model_copy(update={"owner": derived})
+        settings._owner_is_derived = True
+        return settings
+
+    @property
+    def owner_is_derived(self) -> bool:
+        return self._owner_is_derived
 
     @property
     def is_loopback(self) -> bool:

@@ -36,7 +36,9 @@ def read_config(path: Path) -> Config:
     """
     config = read_toml(path, Config)
     base = path.resolve().parent
-    owner = config.cloud.owner or derived_owner(path, base / config.state_dir)
+    cloud = config.cloud
+    if not cloud.owner:
+        cloud = cloud.owned_by(derived_owner(path, base / config.state_dir))
 
     def absolute(given: Path | None) -> Path | None:
         return None if given is None else base / given
@@ -46,9 +48,8 @@ def read_config(path: Path) -> Config:
             "policies": base / config.policies,
             "state_dir": base / config.state_dir,
             "runtime_dir": base / config.runtime_dir,
-            "cloud": config.cloud.model_copy(
-                update={"owner": owner}
-                | {
+            "cloud": cloud.model_copy(
+                update={
                     name: absolute(getattr(config.cloud, name))
                     for name in ("key_file", "password_file", "ca_file", "prices_file")
                 }

@@ -126,11 +126,12 @@ class Daemon:
             async with (
                 aiohttp.ClientSession(trust_env=False) as session,
                 node_session(vouches) as self._nodes,
-                warm_up_door(self.config, vouches) as self._door,
+                warm_up_door(self.config, vouches, self._nodes, lambda: self.sockets) as self._door,
             ):
                 cloud = self._open_cloud(self.config.cloud, self.clock)
                 self.sockets = HaproxySockets(
-                    self.config.haproxy, lambda path: key if path is None else private_key(path)
+                    self.config.haproxy,
+                    lambda path: key if path is None else private_key(path, "haproxy.ssh_key_file"),
                 )
                 balancers = build_balancers(self.config, self.sockets, self.clock.boot_s, vouches)
                 try:
@@ -220,7 +221,7 @@ class Daemon:
             self.leases,
             clock,
             config.timings,
-            Owner(config.cloud.prefix, config.cloud.owner),
+            Owner(config.cloud.prefix, config.cloud.owner, config.cloud.owner_is_derived),
         )
         self.sweeping = SweepRounds(
             sweeper=self.sweeper,

@@ -23,10 +23,16 @@ _ESTABLISHED = frozenset({State.VERIFYING, State.READY, State.DRAINING, State.FA
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Our mark in the names of machines."""
+    """Our mark in the names of machines.
+
+    Attributes:
+        is_derived: nobody wrote the mark down: a copy of this host would have the same one, so that an unknown machine
+            with it may be that copy's.
+    """
 
     prefix: str
     owner: str
+    is_derived: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,11 @@ class Sweeper:
             if machine.id not in known:
                 await self._doom(machine, why, by_name, models, market, now)
         for machine in findings.expired:
+            if self._mark.is_derived:
+                log.error(
+                    "orphan_left", machine=machine.name, do="write cloud.owner into config.toml"
+                )
+                continue
             await self._doom(machine, "orphan: no row ever named it", by_name, models, market, now)
 
     async def _adopt(self, row: Node, machine: Machine, now: datetime) -> None:

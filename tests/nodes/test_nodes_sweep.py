@@ -100,6 +100,25 @@ async def test_an_orphan_has_its_grace_then_a_row_and_only_then_a_delete(
     assert gone.cost == doomed.price_per_hour.for_time(gone.since - NOON)
 
 
+async def test_an_orphan_by_a_mark_that_nobody_wrote_down_may_be_a_copied_hosts_and_is_left(
+    alive: Life,
+) -> None:
+    derived = Owner("as1", OWNER, is_derived=True)
+    sweeper = Sweeper(
+        alive.store, alive.cloud, alive.inventory, alive.leases, alive.clock, TIMINGS, derived
+    )
+    stray = alive.cloud.add(stray_name())
+    await sweeper.sweep(SLUGS, MARKET)
+    alive.clock.move(TIMINGS.orphan_grace.total_seconds() + 1)
+    await alive.leases.renew_all()
+    alive.cloud.calls.clear()
+
+    findings = await sweeper.sweep(SLUGS, MARKET)
+
+    assert [o.machine_id for o in findings.orphans] == [stray.id]
+    assert await open_rows(alive) == []
+
+
 async def test_an_orphans_first_sight_outlives_the_daemon(alive: Life, sweeper: Sweeper) -> None:
     alive.cloud.add(stray_name())
     await sweeper.sweep(SLUGS, MARKET)
