@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -22,6 +23,7 @@ _STOOD_S = (
 )
 _MISMATCH_PAUSE_S = 60.0
 _KEEPALIVES = 3
+_HURRY_S = 5.0  # for a command that does nothing; without it the tunnel is slower, and works
 _WINDOW_BYTES = 2 * 1024 * 1024  # as sshd's own: what one stream may have on its way
 # AES in hardware first: the default order begins with ChaCha20, at half the rate here
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com")
@@ -137,11 +139,26 @@ class Link:
                 agent_forwarding=False,
                 x11_forwarding=False,
             )
+        try:
+            await self._hurry_on(connection)
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
         if client.ended.is_set():
             return  # lost again already
         self._connection, self.why = connection, ""
         log.info("link_up", address=self.login.address)
         self._tell()
+
+    async def _hurry_on(self, connection: asyncssh.SSHClientConnection) -> None:
+        """Let sshd send small packets at once.
+
+        OpenSSH sets TCP_NODELAY when a session begins, and tunnels alone begin none: then each token waits for the
+        acknowledgement of the one before, 40 ms later as measured here. One command that does nothing is a session.
+        """
+        with contextlib.suppress(OSError, asyncssh.Error, TimeoutError):
+            async with asyncio.timeout(_HURRY_S):
+                await connection.run("true", stdin=asyncssh.DEVNULL)
 
     def _lost(self, exc: Exception | None) -> None:
         """The connection is over: whoever listens for it refuses from this moment on."""

@@ -35,6 +35,18 @@ async def test_bytes_go_both_ways_and_each_connection_is_a_way_of_its_own(
     await until(are_over, "both streams have ended")
 
 
+async def test_each_connection_begins_a_session_so_that_sshd_sends_each_token_at_once(
+    node: Node, start: Start
+) -> None:
+    running = await start()
+    await running.client.put(node.wish("n1"))
+    await running.client.put(node.wish("n1.1"))
+    await running.in_state("up", "n1")  # although this node lets nobody run anything
+    await running.in_state("up", "n1.1")
+
+    assert node.sessions == 1
+
+
 async def test_a_large_answer_waits_for_a_slow_client_and_arrives_whole(
     node: Node, start: Start, connect: Connect
 ) -> None:

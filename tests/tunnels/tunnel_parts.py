@@ -97,6 +97,7 @@ class Node:
     Attributes:
         opens: while cleared, an asked way is neither opened nor refused.
         logins: how often a client has logged in.
+        sessions: how often one wanted to run something, which nobody may here.
     """
 
     host_key: asyncssh.SSHKey
@@ -104,6 +105,7 @@ class Node:
     port: int = 0
     opens: asyncio.Event = field(default_factory=asyncio.Event)
     logins: int = 0
+    sessions: int = 0
     connections: set[asyncssh.SSHServerConnection] = field(default_factory=set)
     _acceptor: asyncssh.SSHAcceptor | None = None
 
@@ -169,6 +171,10 @@ class _Login(asyncssh.SSHServer):
 
     def auth_completed(self) -> None:
         self._node.logins += 1
+
+    def session_requested(self) -> bool:
+        self._node.sessions += 1
+        return False
 
     def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
