@@ -225,10 +225,11 @@ class Operations:
     async def _check_promotion(self, model: ModelName) -> None:
         await self._check_not_retired(model)
         policy, written = self._book.policies[model], self._book.written(model)
-        if self._book.error is not None:
+        mistakes = self._book.mistakes()  # as the files are now, not as they were last read
+        if mistakes is not None:
             raise ConfigError(
                 f"{model} is not promoted: the policy files have mistakes, and the daemon runs on what it read "
-                f"before them. Mend this, then promote:\n{self._book.error}"
+                f"before them. Mend this, then promote:\n{mistakes}"
             )
         if model in self._book.vanished:
             raise ConfigError(

@@ -107,6 +107,14 @@ class PolicyBook:
             self._directory, emulated=self._emulated, balancer=self._balancer, reach=self._reach
         ).policies
 
+    def mistakes(self) -> str | None:
+        """What is wrong with the files as they are at this moment, None when nothing is. Takes nothing up."""
+        try:
+            self._read()
+        except ConfigError as exc:
+            return str(exc)
+        return None
+
     def remember(self, policy: Policy) -> None:
         """Take up a policy whose file is gone but whose nodes are not: they must be scaled in, drained and deleted."""
         self._policies[policy.name] = policy
