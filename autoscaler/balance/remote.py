@@ -51,6 +51,11 @@ class SshHost:
     def __str__(self) -> str:
         return f"{self._user}@{self._host}:{self._port}"
 
+    @property
+    def host(self) -> str:
+        """Its address or name."""
+        return self._host
+
     async def connection(self) -> asyncssh.SSHClientConnection:
         """The connection, opened when there is none.
 
@@ -159,6 +164,11 @@ class HaproxySockets:
                 key = key_of(one.ssh_key_file)
                 hosts[identity] = SshHost(user, host, port, one.ssh_host_key, key)
             self._hosts[one.name] = hosts[identity]
+
+    @property
+    def hosts(self) -> tuple[SshHost, ...]:
+        """The other hosts, each once."""
+        return tuple(dict.fromkeys(self._hosts.values()))
 
     def stats(self, haproxy: HaproxySettings) -> Socket:
         """Its `stats socket`."""

@@ -72,7 +72,7 @@ async def explain(shell: NodeShell, server: Server, failed: NodeUnreachable, rul
     if rules.way == "tunnel":
         return f"SSH works, port {server.port} answers on the node itself, and the tunnel to it is closed: {failed}"
     found = _FROM.search(output.stdout)
-    return _closed(server, found[1] if found is not None else None, rules)
+    return _closed(server, failed.source or (found[1] if found is not None else None), rules)
 
 
 def _closed(server: Server, source: str | None, rules: Rules) -> str:

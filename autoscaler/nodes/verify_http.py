@@ -42,7 +42,15 @@ class Answer:
 
 
 class PortClosed(NodeUnreachable):
-    """Nobody takes a connection there."""
+    """Nobody takes a connection there.
+
+    Attributes:
+        source: from where it was tried, if not from this host.
+    """
+
+    def __init__(self, message: str, source: str | None = None) -> None:
+        super().__init__(message)
+        self.source = source
 
 
 class TlsRefused(NodeUnreachable):
@@ -82,8 +90,12 @@ async def ask(
     *,
     timeout_s: float,
     payload: Mapping[str, object] | None = None,
+    server_name: str | None = None,
 ) -> Answer:
     """GET, or POST a JSON payload.
+
+    Args:
+        server_name: whom the certificate must name, if not the URL's host.
 
     Raises:
         PortClosed, TlsRefused: no connection.
@@ -101,7 +113,13 @@ async def ask(
     began = time.monotonic()
     try:
         async with session.request(
-            method, url, data=data, headers=headers, timeout=timeout, allow_redirects=False
+            method,
+            url,
+            data=data,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            server_hostname=server_name,
         ) as response:
             body = await _capped(response, url)
             return Answer(response.status, body, time.monotonic() - began)

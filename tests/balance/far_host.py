@@ -15,7 +15,7 @@ def public(key: asyncssh.SSHKey) -> str:
 
 
 class Forwarding(asyncssh.SSHServer):
-    """Lets a login forward to Unix sockets, and notes what it asked for."""
+    """Lets a login forward to Unix sockets and to ports, and notes which sockets it asked for."""
 
     def __init__(self, host: RemoteHost) -> None:
         self._host = host
@@ -25,6 +25,11 @@ class Forwarding(asyncssh.SSHServer):
 
     def unix_connection_requested(self, dest_path: str) -> bool:
         self._host.asked.append(dest_path)
+        return True
+
+    def connection_requested(
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> bool:
         return True
 
 
