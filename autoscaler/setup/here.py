@@ -158,8 +158,21 @@ async def check_processes(config: Config) -> list[Finding]:
             _port("port for clients", *parse_address(address), "front.listen")
             for address in config.front.listen
         ]
+    if config.way == "tunnel":
+        found.append(await _tunnels(config))
     found += await check_haproxies(config)
     return found
+
+
+async def _tunnels(config: Config) -> Finding:
+    silent = await _answers(config.tunnels_control)
+    if silent is None:
+        return ok("tunnels", f"{config.tunnels_control}: answers")
+    start = (
+        "start it: autoscaler tunnels, with --control or tunnels.control so that both name one socket; it needs the "
+        "SSH key that the daemon makes at its first start, and nothing is rented without it"
+    )
+    return warn("tunnels", f"{config.tunnels_control}: {silent}", start)
 
 
 async def _answers(path: Path) -> str | None:

@@ -217,6 +217,18 @@ async def test_a_port_that_somebody_else_has_is_named_with_how_to_find_who(there
     assert f"ss -ltnp 'sport = :{port}'" in found.remedy
 
 
+async def test_tunnels_are_looked_for_where_nodes_are_reached_through_them(there: Path) -> None:
+    before = {each.check for each in await examine(there, SystemClock())}
+    change(there, "schema = 1", 'schema = 1\nreach = "tunnel"')
+
+    found = await finding(there, "tunnels")
+
+    assert "tunnels" not in before
+    assert found.verdict is Verdict.WARN
+    assert "tunnels.sock: no such socket" in found.found
+    assert "autoscaler tunnels" in found.remedy
+
+
 async def test_a_gateway_that_answers_is_seen(desk: Desk, there: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
