@@ -49,14 +49,12 @@ class Dialect:
         of: our name → alternatives, the newest first; each a sum of selectors. Histograms by their base name.
         model_label: the label that carries the served name, where there is one.
         rank_labels: labels over which a figure is repeated: the largest counts. Over all others it adds up.
-        limits_running: whether `max_num_seqs` bounds what runs, so that more is nonsense.
     """
 
     name: str
     of: dict[str, tuple[Sum, ...]] = field(hash=False)
     model_label: str | None = None
     rank_labels: frozenset[str] = frozenset()
-    limits_running: bool = False
 
     def series_names(self) -> frozenset[str]:
         """All names of samples that this dialect reads."""

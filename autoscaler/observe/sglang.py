@@ -42,7 +42,6 @@ SGLANG = Dialect(
     },
     model_label="model_name",
     rank_labels=frozenset({"tp_rank", "pp_rank", "moe_ep_rank"}),
-    limits_running=True,
 )
 
 # The edges of its histograms, in seconds: `validate` warns of a target between two of them.

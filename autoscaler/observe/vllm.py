@@ -27,7 +27,6 @@ VLLM = Dialect(
         d.QUEUE: names("vllm:request_queue_time_seconds"),
     },
     model_label="model_name",
-    limits_running=True,
 )
 
 # The edges of its histograms, in seconds: `validate` warns of a target between two of them.

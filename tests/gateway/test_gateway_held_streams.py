@@ -47,7 +47,7 @@ async def proxy(gateway: Any, tmp_path: Path) -> AsyncIterator[str]:
     """An HAProxy before the gateway that cuts a connection on which nothing moved for 1.5 s."""
     binary = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if binary is None:
-        pytest.skip("no haproxy here: apt-get install haproxy")
+        pytest.fail("no haproxy here: apt-get install haproxy")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
