@@ -63,7 +63,7 @@ class Relay(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def write(self, data: bytes) -> None:
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def write_eof(self) -> None:

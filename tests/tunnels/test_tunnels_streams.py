@@ -8,7 +8,7 @@ import asyncssh
 import pytest
 
 from tests.tunnels.conftest import Connect, Start
-from tests.tunnels.tunnel_parts import Client, Node, public, until
+from tests.tunnels.tunnel_parts import Client, Node, Wire, public, until
 
 
 async def test_bytes_go_both_ways_and_each_connection_is_a_way_of_its_own(
@@ -187,6 +187,25 @@ async def test_a_node_that_opens_no_way_is_given_up_in_time(
     node.opens.set()
     await running.in_state("up")
     assert node.logins == 1  # the connection itself was never at fault
+
+
+async def test_a_node_that_falls_silent_is_given_up_and_its_streams_with_it(
+    node: Node, start: Start, connect: Connect
+) -> None:
+    running = await start(keepalive_s=0.2)
+    async with Wire(node).laid() as wire:
+        tunnel = await running.client.put(node.wish(port=wire.port))
+        await running.in_state("up")
+        client = await connect(tunnel.local_port)
+        await client.says(b"x", hears=b"hello x")
+
+        wire.is_silent = True
+
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+        await running.in_state("connecting")
+        wire.is_silent = False
+        await running.in_state("up")
 
 
 async def test_another_host_key_than_the_proven_one_is_never_led_to(

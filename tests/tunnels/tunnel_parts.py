@@ -156,6 +156,46 @@ class Node:
         return TunnelWish(**(facts | edits))  # type: ignore[arg-type]  # a builder's keywords
 
 
+class Wire:
+    """The network between here and a node, which may fall silent: what is sent then is lost, and no one is told."""
+
+    def __init__(self, node: Node) -> None:
+        self.port = 0
+        self.is_silent = False
+        self._node = node
+        self._server: asyncio.Server | None = None
+        self._pipes: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def laid(self) -> AsyncIterator[Wire]:
+        self._server = await asyncio.start_server(self._carry, HERE, 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            self._server.close()
+            for pipe in tuple(self._pipes):
+                pipe.cancel()
+            await asyncio.gather(*self._pipes, return_exceptions=True)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(HERE, self._node.port)
+        for pair in ((reader, there[1]), (there[0], writer)):
+            pipe = asyncio.create_task(self._pipe(*pair))
+            self._pipes.add(pipe)
+            pipe.add_done_callback(self._pipes.discard)
+
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65536):
+                    if not self.is_silent:
+                        writer.write(data)
+                        await writer.drain()
+        finally:
+            writer.close()
+
+
 class _Login(asyncssh.SSHServer):
     def __init__(self, node: Node) -> None:
         self._node = node
