@@ -20,10 +20,15 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from autoscaler.balance.haproxy_backend import Backend, address_of, in_flight, server_state
+from autoscaler.balance.haproxy_backend import (
+    Backend,
+    address_of,
+    differences,
+    in_flight,
+    server_report,
+)
 from autoscaler.balance.haproxy_channel import Where
 from autoscaler.balance.haproxy_socket import (
-    ServerRow,
     ask,
     backend_name,
     count_old_processes,
@@ -34,7 +39,7 @@ from autoscaler.balance.haproxy_socket import (
     show_stat,
 )
 from autoscaler.balance.haproxy_tls import teach, tls_words
-from autoscaler.balance.protocol import Pool, PoolReport, ServerReport
+from autoscaler.balance.protocol import Pool, PoolReport
 from autoscaler.domain.ids import ModelName, slug
 from autoscaler.domain.node import Endpoint
 from autoscaler.errors import BalancerUnavailable
@@ -120,7 +125,7 @@ class HaproxyBalancer:
         return PoolReport(
             model=model,
             servers=tuple(
-                self._server_report(backend, state)
+                server_report(backend, state, self._settings.server_prefix)
                 for state in backend.states
                 if state.server.startswith(self._settings.server_prefix)
             ),
@@ -174,11 +179,11 @@ class HaproxyBalancer:
         if state is None:
             extra = await self._tls(tls) if tls is not None else ""
             await self._add(backend.name, server, address, endpoint.weight, limit, extra)
-        elif not self._differences(backend, server, endpoint.weight, limit):
+        elif not differences(backend, server, endpoint.weight, limit):
             return
         await self._bring_up(backend.name, server, endpoint.weight, limit)
         after = await self._read(model)
-        wrong = self._differences(after, server, endpoint.weight, limit)
+        wrong = differences(after, server, endpoint.weight, limit)
         if wrong:
             raise self._not_done(after.name, server, "registered", wrong)
         log.info("server_registered", balancer=self._name, backend=backend.name, server=server)
@@ -293,38 +298,9 @@ class HaproxyBalancer:
         path = self._settings.master_socket_path
         return 0 if path is None else await count_old_processes(path, self._settings.answer_time)
 
-    def _server_report(self, backend: Backend, state: ServerRow) -> ServerReport:
-        stat = backend.stat(state.server)
-        host = f"[{state.address}]" if ":" in state.address else state.address
-        return ServerReport(
-            endpoint_id=state.server.removeprefix(self._settings.server_prefix),
-            url=f"{'https' if state.is_tls else 'http'}://{host}:{state.port}",
-            state=server_state(state, stat),
-            in_flight=stat.scur if stat is not None else 0,
-            queued=stat.qcur if stat is not None else 0,
-            weight=state.weight,
-            check_fails=state.is_checked and not state.is_in_maintenance and state.op_state == 0,
-        )
-
     def _at_activator(self, backend: Backend) -> int:
         names = (self._settings.activator, self._settings.activator_spare)
         return sum(in_flight(backend.stat(name)) for name in names)
-
-    def _differences(self, backend: Backend, server: str, weight: int, limit: int | None) -> str:
-        """Say what is not as `register` wants it; empty when all is."""
-        state, stat = backend.state(server), backend.stat(server)
-        if state is None or stat is None:
-            return "it is not listed"
-        wrong = []
-        if not state.takes_requests:
-            wrong.append(f"administrative state {state.admin_state} instead of 0")
-        if not state.is_checked:
-            wrong.append("its health checks are off")
-        if state.weight != weight:
-            wrong.append(f"weight {state.weight} instead of {weight}")
-        if stat.slim != limit:
-            wrong.append(f"maxconn {stat.slim} instead of {limit}")
-        return ", ".join(wrong)
 
     def _not_done(self, backend: str, server: str, verb: str, why: str) -> BalancerUnavailable:
         return BalancerUnavailable(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from autoscaler.balance.haproxy_socket import ServerRow, StatRow, find_row
-from autoscaler.balance.protocol import ServerState
+from autoscaler.balance.protocol import ServerReport, ServerState
 from autoscaler.errors import BalancerUnavailable
 
 _CHECK_PASSED = frozenset({"L4OK", "L6OK", "L7OK", "L7OKC"})
@@ -72,3 +72,35 @@ def address_of(url: str) -> tuple[str, int]:
     if parts.scheme not in ("http", "https") or port is None or parts.path not in ("", "/"):
         raise BalancerUnavailable(f"endpoint {url!r}: HAProxy needs http(s)://ADDRESS:PORT")
     return str(host), port
+
+
+def server_report(backend: Backend, state: ServerRow, prefix: str) -> ServerReport:
+    """One of our servers, whose names begin with `prefix`, in a balancer's words."""
+    stat = backend.stat(state.server)
+    host = f"[{state.address}]" if ":" in state.address else state.address
+    return ServerReport(
+        endpoint_id=state.server.removeprefix(prefix),
+        url=f"{'https' if state.is_tls else 'http'}://{host}:{state.port}",
+        state=server_state(state, stat),
+        in_flight=stat.scur if stat is not None else 0,
+        queued=stat.qcur if stat is not None else 0,
+        weight=state.weight,
+        check_fails=state.is_checked and not state.is_in_maintenance and state.op_state == 0,
+    )
+
+
+def differences(backend: Backend, server: str, weight: int, limit: int | None) -> str:
+    """Say what is not as a registration wants it; empty when all is."""
+    state, stat = backend.state(server), backend.stat(server)
+    if state is None or stat is None:
+        return "it is not listed"
+    wrong = []
+    if not state.takes_requests:
+        wrong.append(f"administrative state {state.admin_state} instead of 0")
+    if not state.is_checked:
+        wrong.append("its health checks are off")
+    if state.weight != weight:
+        wrong.append(f"weight {state.weight} instead of {weight}")
+    if stat.slim != limit:
+        wrong.append(f"maxconn {stat.slim} instead of {limit}")
+    return ", ".join(wrong)
