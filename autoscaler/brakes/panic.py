@@ -41,6 +41,7 @@ _PATIENT_DELETES = (
     2  # accepted deletes of a running VM that may come to nothing before it is stopped first
 )
 _RECENT = timedelta(hours=1)  # VMs that operations of this long tell of are asked for by their id
+_UNREAD = "of a create that nobody can tell of (operations are not listed)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ class Panic:
     _targets: dict[MachineId, _Target] = field(default_factory=dict)
     _coming: dict[str, float] = field(default_factory=dict)  # name → given up at, on the boot clock
     _began_s: float = 0.0
+    _settled_s: float = 0.0  # what was asked for before we began has appeared by then
     _trouble: str = ""
     _fatal: AutoscalerError | None = None
     _seen: set[str] = field(default_factory=set)  # names that were listed at least once
@@ -147,8 +149,8 @@ class Panic:
             EndpointMissing: the cloud has no call that deletes a VM.
         """
         self._began_s = self.clock.boot_s()
-        settled_s = self._began_s + self.tempo.settling.total_seconds()
-        self._coming = dict.fromkeys(self.creating, settled_s)
+        self._settled_s = self._began_s + self.tempo.settling.total_seconds()
+        self._coming = dict.fromkeys(self.creating, self._settled_s)
         async with asyncio.TaskGroup() as tasks:
             while self._fatal is None and not await self._is_over(tasks):
                 self.told(self.progress())
@@ -186,6 +188,8 @@ class Panic:
                 found.append(f"vm {each.name} ({each.id}) is not listed, and not proven absent")
         found += [f"vm {name} may still appear" for name in self._coming]
         found += self._rest.in_words()
+        if self._once is None:
+            found.append("disks of VMs that went before: only operations tell, and are not listed")
         if not found and not self._silence.is_proven:
             found.append(f"the list was not seen empty for {self.tempo.gone_after} yet")
         return found
@@ -209,6 +213,8 @@ class Panic:
         if inventory is None or any(each.machine is not None for each in self._targets.values()):
             return False
         is_rest_gone = await self._rest.clear(await self._all_ours(), self.clock)
+        if self._once is None and now_s < self._settled_s:
+            return False
         are_proven = all(each.is_proven for each in self._targets.values())
         return are_proven and is_rest_gone and not self._coming and self._silence.is_proven
 
@@ -217,14 +223,14 @@ class Panic:
         if self._once is None:
             try:
                 self._once = await machines_once_ours(self.cloud, self.owner, self.clock.now())
-            except (CloudUnavailable, SchemaError) as exc:
+            except (CloudUnavailable, SchemaError, Rejected) as exc:
                 self._trouble = f"operations are not listed: {exc}"
         return frozenset(self._targets) | (self._once or frozenset())
 
     async def _listing(self) -> Inventory | None:
         try:
             inventory = await self.cloud.inventory()
-        except (CloudUnavailable, SchemaError) as exc:
+        except (CloudUnavailable, SchemaError, Rejected) as exc:
             self._trouble = f"not listed: {exc}"
             return None
         self._trouble = (
@@ -263,9 +269,12 @@ class Panic:
         now = self.clock.now()
         try:
             operations = await self.cloud.operations(now - _RECENT)
-        except (CloudUnavailable, SchemaError) as exc:
+        except (CloudUnavailable, SchemaError, Rejected) as exc:
             self._trouble = self._trouble or f"operations are not listed: {exc}"
+            if read_at_s < self._settled_s:  # a create may be under way, and no listing shows it
+                self._coming[_UNREAD] = self._settled_s
             return
+        self._coming.pop(_UNREAD, None)
         deleted = {op.machine_id for op in operations if _is_delete(op)}
         for operation in operations:
             name = operation.request_name or ""

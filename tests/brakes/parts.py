@@ -22,7 +22,7 @@ from autoscaler.domain.machine import (
 )
 from autoscaler.domain.money import Money
 from autoscaler.domain.offer import Offer
-from autoscaler.errors import AutoscalerError, EndpointMissing, Rejected
+from autoscaler.errors import AutoscalerError, CloudUnavailable, EndpointMissing, Rejected
 from autoscaler.nodes.inventory import Owner
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -95,6 +95,7 @@ class LyingCloud:
     refuses_running: bool = False
     lists_disks: bool = True
     appears: dict[float, Machine] = field(default_factory=dict)  # at so many seconds
+    operations_unread: int = 0  # so many next readings of operations fail
 
     def add(self, *names: str, power: PowerState = PowerState.RUNNING) -> None:
         for each in names:
@@ -150,6 +151,9 @@ class LyingCloud:
         self.rules = [rule for rule in self.rules if rule.id != rule_id]
 
     async def operations(self, since: datetime) -> Sequence[Operation]:
+        if self.operations_unread:
+            self.operations_unread -= 1
+            raise CloudUnavailable("GET operations: 503")
         return list(self.ops)
 
     async def operation(self, operation_id: OperationId) -> Operation | None:

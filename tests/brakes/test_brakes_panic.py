@@ -171,6 +171,29 @@ async def test_a_create_that_failed_or_was_deleted_since_holds_nothing_up(
     assert cloud.clock.passed_s - 1000 < 200
 
 
+async def test_a_create_that_no_operation_could_tell_of_is_waited_for_too(
+    cloud: LyingCloud,
+) -> None:
+    cloud.operations_unread = 1_000
+    cloud.appears = {500.0: machine(name())}
+
+    panic = panic_of(cloud)
+    await panic.run()
+
+    assert ("delete", f"id-{name()}") in cloud.calls
+    assert any("only operations tell" in line for line in panic.left())
+
+
+async def test_operations_that_are_listed_again_end_the_waiting(cloud: LyingCloud) -> None:
+    cloud.operations_unread = 30
+
+    panic = panic_of(cloud)
+    await panic.run()
+
+    assert panic.left() == []
+    assert cloud.clock.passed_s - 1000 < 600
+
+
 async def test_our_system_disks_and_rules_go_last_and_nobody_elses(cloud: LyingCloud) -> None:
     cloud.add(name())
     cloud.spare_disks = [
