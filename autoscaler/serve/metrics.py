@@ -56,6 +56,7 @@ class Metrics:
         self._month = gauge("spent_month_usd", "Spent since the first of the month UTC", model)
         self._overdue = gauge("overdue_drains", "Nodes that drain beyond their deadline")
         self._absent = gauge("absent_balancers", "Balancers that did not answer when last asked")
+        self._tunnels = gauge("tunnels_away", "1 while the process of the tunnels does not answer")
         self._stuck = gauge("oldest_terminating_seconds", "Age of the oldest unfinished delete")
         self._orphans = gauge("unaccounted_machines", "Machines with our mark that no row knows")
         self._foreign = gauge("foreign_machines", "Machines with our prefix and another owner")
@@ -147,12 +148,14 @@ class Metrics:
         safe_mode: bool,
         overdue_drains: int,
         absent_balancers: int,
+        tunnels_away: bool,
         now: datetime,
     ) -> bytes:
         """The page, with the figures that are read from the store at this moment."""
         self._safe.set(safe_mode)
         self._overdue.set(overdue_drains)
         self._absent.set(absent_balancers)
+        self._tunnels.set(tunnels_away)
         if feed.age is not None:
             self._market.set(feed.age.total_seconds())
         self._nodes.clear()

@@ -115,6 +115,7 @@ class Server:
             safe_mode=daemon.health.safe_mode,
             overdue_drains=daemon.runner.overdue_drains,
             absent_balancers=len(daemon.balancers.troubles),
+            tunnels_away=daemon.health.way_trouble is not None,
             now=now,
         )
         return web.Response(body=page, content_type="text/plain", charset="utf-8")

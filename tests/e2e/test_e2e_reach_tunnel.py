@@ -106,6 +106,7 @@ async def test_no_node_is_given_up_for_tunnels_that_are_away_and_they_come_back_
 
     unit = "systemctl start autoscaler-tunnels"
     await cloud.until(lambda: _says(cloud, unit), "the status names the unit")
+    assert "autoscaler_tunnels_away 1.0" in await cloud.metrics()
     await _liveness_was_looked_at(cloud)
     assert [n["state"] for n in await cloud.nodes()] == ["ready"]
     (cloud.directory / "tunnels.json").unlink()  # and what it was told is lost
