@@ -267,7 +267,7 @@ class Timings(Values):
     balancer_grace: Annotated[Duration, floor(5)] = timedelta(seconds=45)
     balancer_absent_after: Annotated[Duration, floor(60)] = timedelta(minutes=10)
     signal_max_age: Annotated[Duration, floor(15)] = timedelta(seconds=60)
-    start_caution: Annotated[Duration, floor(60)] | None = None  # default: one stabilization window
+    start_caution: Annotated[Duration | None, floor(60)] = None  # default: one stabilization window
     clock_jump: Annotated[Duration, floor(1)] = timedelta(seconds=2)
     retention: Annotated[Duration, floor(3600)] = timedelta(days=30)
 

@@ -65,6 +65,7 @@ def test_a_config_that_says_nothing_has_the_figures_of_the_protocols(tmp_path: P
         ("cloud", 'create_timeout = "1s"\nconnect_timeout = "1s"', "the least is 5s"),
         ("limits", 'launch_window = "1s"', "limits.launch_window: found 1s, the least is 1m"),
         ("timings", 'clock_jump = "100ms"', "timings.clock_jump: found 100ms, the least is 1s"),
+        ("timings", 'start_caution = "5s"', "timings.start_caution: found 5s, the least is 1m"),
     ],
 )
 def test_a_real_cloud_refuses_a_duration_below_its_floor_on_its_line(
