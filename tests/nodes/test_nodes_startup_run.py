@@ -18,7 +18,7 @@ from autoscaler.nodes.hostkey import is_proven
 from autoscaler.nodes.startup.presets import presets
 from autoscaler.nodes.verify_boot import parse_boot
 from autoscaler.policy import Engine, Policy
-from tests.nodes.vm_parts import NONCE, machine, offer, policy, script, until
+from tests.nodes.vm_parts import NONCE, TLS, machine, offer, policy, script, until
 
 HOSTILE = (
     "it's $HOME",
@@ -290,6 +290,12 @@ async def test_a_token_that_does_not_come_ends_its_stage_in_time(box: Box) -> No
     await box.run(script(quick("token", token_file=str(box.path / "token")), offer()).text)
 
     assert box.read("status") == "failed token 1 no token for the weights came within 1 s"
+
+
+async def test_a_certificate_that_does_not_come_ends_its_stage_in_time(box: Box) -> None:
+    await box.run(script(quick("token"), offer(), config=TLS).text)
+
+    assert box.read("status") == "failed tls 1 no certificate came within 1 s"
 
 
 async def test_a_hub_that_refuses_ends_the_pull_in_time_with_its_words(box: Box) -> None:

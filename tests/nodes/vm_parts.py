@@ -31,6 +31,7 @@ CLIENT_KEY = asyncssh.generate_private_key("ssh-ed25519")
 CONFIG = Config.model_validate(
     {"schema": 1, "cloud": {"owner": "abcdefgh", "url": "http://127.0.0.1:1", "key_file": "/k"}}
 )
+TLS = CONFIG.model_copy(update={"reach": "tls"})
 _octets = random.Random(os.getpid())
 
 
@@ -69,11 +70,15 @@ class Kept:
 
 
 def script(
-    rendered: Policy, on: Offer, nonce: str = NONCE, pins: Mapping[str, str] | None = None
+    rendered: Policy,
+    on: Offer,
+    nonce: str = NONCE,
+    pins: Mapping[str, str] | None = None,
+    config: Config = CONFIG,
 ) -> StartupScript:
     """The script of a node with as many replicas as fit."""
     replicas = replicas_of(rendered, on)
-    return render(rendered, on, nonce=nonce, replicas=replicas, config=CONFIG, pins=pins or {})
+    return render(rendered, on, nonce=nonce, replicas=replicas, config=config, pins=pins or {})
 
 
 def machine(text: str, on: Offer, **changes: object) -> MachineSpec:
