@@ -95,16 +95,22 @@ class Trial:
     _rows: tuple[Node, ...] = ()
     _said: dict[NodeName, str] = field(default_factory=dict)
     _capacity: Capacity | None = None
+    _trouble: str = ""
 
     def __post_init__(self) -> None:
         self._began = self.clock.now()
 
     async def run(self) -> Report:
         """Run it to its end: when this returns, every VM of the trial is proven absent."""
-        ended = await self._until_ready()
-        node = self._of(State.READY)
-        if node is not None and not ended:
-            ended = await self._load(node)
+        try:
+            ended = await self._until_ready()
+            node = self._of(State.READY)
+            if node is not None and not ended:
+                ended = await self._load(node)
+        except Exception as exc:  # whatever broke, a VM may stand, and bills until it is gone
+            ended = f"it broke off: {type(exc).__name__}: {exc}"
+            self.told(ended)
+            await self._look_again()
         self.told("giving it back" if self._open else "nothing was rented")
         await self._until_closed()
         return await self._report(ended)
@@ -186,11 +192,21 @@ class Trial:
     async def _until_closed(self) -> None:
         """No deadline: a VM that will not go still bills, and the daemon's parts go on asking."""
         while True:
-            await self.house.give_back()
-            await self._look()
-            if not self._open:
+            if await self._look_again() and not self._open:
                 return
             await self.clock.sleep(_LOOK_S)
+
+    async def _look_again(self) -> bool:
+        """Have all given back and look; whether that could be done."""
+        try:
+            await self.house.give_back()
+            await self._look()
+        except AutoscalerError as exc:
+            if str(exc) != self._trouble:
+                self._trouble = str(exc)
+                self.told(f"it cannot be given back now, and is tried again: {exc}")
+            return False
+        return True
 
     async def _look(self) -> None:
         rows = await self.store.nodes(closed_since=self._began)

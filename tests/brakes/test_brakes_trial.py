@@ -25,14 +25,14 @@ from autoscaler.brakes.load import Ask, Load
 from autoscaler.brakes.proof import Proof
 from autoscaler.brakes.recording import RecordingCloud, Seen
 from autoscaler.brakes.shown import of_calls, of_proof, waterfall
-from autoscaler.brakes.trial import Report
+from autoscaler.brakes.trial import Plan, Report, Trial
 from autoscaler.cli.trial import lines, read_settings
 from autoscaler.config import Config, LimitSettings
 from autoscaler.domain.ids import MachineId
 from autoscaler.domain.machine import OperationState, PowerState
 from autoscaler.domain.money import Money
 from autoscaler.domain.node import Node, NodeEvent, State
-from autoscaler.errors import ConfigError, Rejected
+from autoscaler.errors import ConfigError, Rejected, StoreUnavailable
 from autoscaler.store.protocol import Ledger
 from autoscaler.store.sqlite import SqliteStore
 from tests.brakes.parts import Clock, LyingCloud, create_of
@@ -298,6 +298,51 @@ async def test_load_says_why_nothing_was_answered_and_never_raises() -> None:
     assert (refused.done, refused.why) == (0, "HTTP 503: no capacity")
     assert refused.failed > 0
     assert "ClientConnectorError" in nobody.why
+
+
+class _Rows:
+    """A store whose one row stands until it is given back; some readings of it fail."""
+
+    def __init__(self, row: Node, fails: int) -> None:
+        self.row, self.fails = row, fails
+
+    async def nodes(self, **_: object) -> tuple[Node, ...]:
+        self.fails -= self.row.state is State.TERMINATING
+        if self.row.state is State.TERMINATING and self.fails >= 0:
+            raise StoreUnavailable("disk I/O error")
+        if self.row.state is State.TERMINATING:
+            self.row = gone(created_at=self.row.created_at)
+        return (self.row,)
+
+    async def events(self, **_: object) -> list[NodeEvent]:
+        return []
+
+    async def give_back(self) -> None:
+        if self.row.state is State.READY:
+            self.row = replace(self.row, state=State.TERMINATING)
+
+    def thought(self) -> str:
+        return ""
+
+
+async def test_whatever_breaks_the_vm_of_a_trial_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def breaks(*_: object) -> None:
+        raise AttributeError("a server said what no server says")
+
+    monkeypatch.setattr(Load, "run", breaks)
+    told: list[str] = []
+    house: Any = _Rows(replace(node(State.READY), created_at=NOON, machine_id=MachineId("m1")), 2)
+    minute = timedelta(minutes=1)
+    plan = Plan(policy(), "http://127.0.0.1:9", Money.of("2"), minute, minute, minute, minute)
+    cloud = RecordingCloud(LyingCloud(Clock()), Clock())
+
+    report = await Trial(plan, house, cloud, house, Clock(), told.append).run()
+
+    assert house.row.state is State.GONE
+    assert "a server said what no server says" in report.ended
+    assert sum("disk I/O error" in line for line in told) == 1
 
 
 def test_a_report_fits_eighty_columns_and_survives_a_trial_without_a_vm() -> None:
