@@ -72,7 +72,7 @@ def bind_control(path: Path, mode: int = 0o660) -> socket.socket:
     """Listen on a Unix socket of that mode; a socket file that nobody serves is replaced.
 
     Raises:
-        ConfigError: another gateway serves it, or it cannot be made.
+        ConfigError: another process serves it, or it cannot be made.
     """
     _remove_stale(path)
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -115,4 +115,4 @@ def _remove_stale(path: Path) -> None:
             return
         except OSError as exc:
             raise ConfigError(f"cannot try {path}: {exc.strerror or exc}") from exc
-    raise ConfigError(f"another gateway already serves {path}; stop it, or name another path")
+    raise ConfigError(f"another process already serves {path}; stop it, or name another path")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 
 from tests.balance.far_host import HOST_KEY, KEY, RemoteHost, public
 from tests.balance.parts import HaproxyProcess
+from tests.e2e.test_e2e_reach_tunnel import start_tunnels
 from tests.e2e.world import CLOSED, World, seconds
-from tests.world.files import Table
+from tests.tunnels.tunnel_parts import free_range
+from tests.world.files import Table, merged
 
 pytestmark = pytest.mark.e2e
 
@@ -46,6 +49,24 @@ async def test_nodes_serve_through_haproxy_over_a_reload_and_leave_it_without_a_
         assert [(a.whole, a.tokens) for a in answers] == [(True, 500)] * 4, answers
         await cloud.is_empty()
         assert node["name"] not in await _servers(haproxy)
+
+
+async def test_streams_through_haproxy_and_a_tunnel_outlive_the_daemon(cloud: World) -> None:
+    async with _haproxies(cloud, "one") as (haproxy,):
+        cloud.config_edits = merged(cloud.config_edits, {"reach": "tunnel"})
+        cloud.write_policy(model=SHIPPED_MODEL, nodes={"min": 1, "max": 2})
+        await cloud.start_daemon()
+        first = free_range(8)
+        await start_tunnels(cloud, f"{first}-{first + 7}")
+        (node,) = await cloud.ready()
+        await _is_listed(cloud, haproxy, node["name"])
+
+        streams = await cloud.streams(8, tokens=200, base=haproxy.url, model=SHIPPED_MODEL)
+        await cloud.end("daemon", signal.SIGKILL)
+        answers = await asyncio.gather(*streams)
+
+        assert node["endpoints"][0].startswith("http://127.0.0.1:")
+        assert all(answer.whole for answer in answers), (answers, cloud.logs())
 
 
 async def test_while_haproxy_is_down_nothing_is_drained_and_a_launch_waits_until_it_is_back(

@@ -208,7 +208,7 @@ async def test_changes_wait_while_another_process_takes_over_and_are_never_lost(
 async def test_a_second_gateway_that_is_not_to_take_over_is_refused(
     gateway: Any, start: Start
 ) -> None:
-    with pytest.raises(ConfigError, match="another gateway already serves"):
+    with pytest.raises(ConfigError, match="another process already serves"):
         async with start():
             pass
 
