@@ -24,10 +24,15 @@ _LONGEST_KEY = 512
 
 @dataclass(eq=False, slots=True)
 class Account:
-    """What one key has used and is using. It outlives readings of the file that keep its name."""
+    """What one key has used and is using. It outlives readings of the file that keep its name.
+
+    Attributes:
+        buffered_bytes: bodies of its requests under way, also of those that are still being read.
+    """
 
     key: ClientKey
     in_flight: int = 0
+    buffered_bytes: int = 0
     results: Counter[str] = field(default_factory=Counter)
     requests: Bucket | None = None
     tokens: Bucket | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
+from autoscaler.gateway.admission import Account
 from autoscaler.gateway.connection import ClientConnection
 from autoscaler.gateway.errors import RequestError
 from autoscaler.gateway.settings import GatewaySettings
@@ -26,8 +27,11 @@ class Bodies:
     settings: GatewaySettings
     buffered_bytes: int = 0
 
-    async def read(self, request: web.BaseRequest) -> bytes:
+    async def read(self, request: web.BaseRequest, account: Account | None = None) -> bytes:
         """Read a body. It counts until the caller says that it is `done` with it.
+
+        Args:
+            account: whose it is. No key takes more than what it leaves to the others, so that none can fill it all.
 
         Raises:
             RequestError: too large, too slow, too much at once, or broken. Nothing counts then.
@@ -35,9 +39,9 @@ class Bodies:
         chunks: list[bytes] = []
         try:
             async with asyncio.timeout(self.settings.body_timeout_s):
-                await self._collect(request, chunks)
+                await self._collect(request, chunks, account)
         except BaseException as exc:
-            self.buffered_bytes -= sum(map(len, chunks))
+            self._count(-sum(map(len, chunks)), account)
             if isinstance(exc, web.RequestPayloadError):
                 raise RequestError(400, "bad_body", "the body's encoding is broken") from exc
             if isinstance(exc, TimeoutError):
@@ -46,11 +50,18 @@ class Bodies:
             raise
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def done(self, body: bytes) -> None:
+    def done(self, body: bytes, account: Account | None = None) -> None:
         """Stop counting a body that was read."""
-        self.buffered_bytes -= len(body)
+        self._count(-len(body), account)
 
-    async def _collect(self, request: web.BaseRequest, chunks: list[bytes]) -> None:
+    def _count(self, size: int, account: Account | None) -> None:
+        self.buffered_bytes += size
+        if account is not None:
+            account.buffered_bytes += size
+
+    async def _collect(
+        self, request: web.BaseRequest, chunks: list[bytes], account: Account | None
+    ) -> None:
         limit = self.settings.max_body_bytes
         if (request.content_length or 0) > limit:
             raise self._too_large(request)
@@ -60,17 +71,24 @@ class Bodies:
         while chunk := await request.content.readany():
             chunks.append(chunk)
             size += len(chunk)
-            self.buffered_bytes += len(chunk)
+            self._count(len(chunk), account)
             if size > limit:
                 raise self._too_large(request)
-            if self.buffered_bytes > self.settings.max_buffered_bytes:
-                request.protocol.close()
-                raise RequestError(
-                    503,
-                    "gateway_busy",
-                    f"the requests under way already have {self.settings.max_buffered_bytes} bytes",
-                    retry_after_s=_BUSY_RETRY_S,
-                )
+            left = self.settings.max_buffered_bytes - self.buffered_bytes
+            if left < 0 or (account is not None and account.buffered_bytes > left):
+                raise self._busy(request, account if left >= 0 else None)
+
+    def _busy(self, request: web.BaseRequest, account: Account | None) -> RequestError:
+        request.protocol.close()
+        whose = "the requests" if account is None else f"the requests of `{account.key.name}`"
+        have = self.buffered_bytes if account is None else account.buffered_bytes
+        return RequestError(
+            503,
+            "gateway_busy",
+            f"{whose} under way already have {have} bytes of {self.settings.max_buffered_bytes}: "
+            "ask again when some have ended",
+            retry_after_s=_BUSY_RETRY_S,
+        )
 
     def _too_large(self, request: web.BaseRequest) -> RequestError:
         request.protocol.close()  # after the answer: nobody wants the rest

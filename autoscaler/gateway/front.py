@@ -77,7 +77,7 @@ class Front:
     async def _forward(
         self, request: web.BaseRequest, account: Account | None
     ) -> web.StreamResponse:
-        body = await self.bodies.read(request)
+        body = await self.bodies.read(request, account)
         try:
             asked = self._asked(body, account)
             with self.admission.admit(account, asked.tokens) as told:
@@ -85,7 +85,7 @@ class Front:
                 call = Call(request, asked.pool, ticket, asked.body, told)
                 return await self.forwarder.forward(call)
         finally:
-            self.bodies.done(body)
+            self.bodies.done(body, account)
 
     def _asked(self, body: bytes, account: Account | None) -> _Asked:
         """Find out what a body asks for, and whether it may."""

@@ -83,7 +83,8 @@ class GatewaySettings:
         reuse_port: let a second gateway listen on the same port while this one finishes.
         take_over: relieve the gateway that serves at `control`, if there is one.
         max_body_bytes: a larger request body is answered 413.
-        max_buffered_bytes: bodies of all requests under way together; one more is answered 503.
+        max_buffered_bytes: bodies of all requests under way together; one more is answered 503, and one of a key
+            that has as much as is left already.
         max_connections: client connections; one more is answered 503 and closed.
         max_header_bytes: one header, or the request line.
         header_timeout_s: seconds for a whole request head, from the connection or its first byte.

@@ -116,6 +116,41 @@ async def test_bodies_are_bounded_together_and_the_next_one_is_told_to_wait(
     assert gateway.gateway.bodies.buffered_bytes == 0
 
 
+async def test_one_key_cannot_fill_what_bodies_may_take_and_shut_the_others_out(
+    start: Any, engine: Any, tmp_path: Path
+) -> None:
+    keys = write_keys(tmp_path / "keys.toml", greedy={"concurrent": 1}, ann={})
+    async with start(client_keys=tmp_path / "keys.toml", max_buffered_bytes=400_000) as gateway:
+        await gateway.pool()
+        await gateway.add("a", engine.url)
+        key = b"\r\nAuthorization: Bearer " + keys["greedy"].encode() + b"\r\n\r\n"
+        held = []
+        for _ in range(
+            10
+        ):  # bodies that never end: none is admitted, so no bound of its key is met
+            held.append(await open_to(gateway))
+            sent = post(b"x" * 50_000, length=60_000)
+            held[-1][1].write(sent.replace(b"\r\n\r\n", key, 1))
+        heads = [asyncio.create_task(one.readuntil(b"\r\n\r\n")) for one, _ in held]
+        first, others = await asyncio.wait(heads, return_when=asyncio.FIRST_COMPLETED)
+        refused = first.pop().result()
+        most = gateway.gateway.bodies.buffered_bytes
+        async with openai.AsyncOpenAI(
+            base_url=f"{gateway.url}/v1", api_key=keys["ann"], max_retries=0
+        ) as client:
+            messages: Any = [{"role": "user", "content": "x" * 50_000}]
+            answer = await client.chat.completions.create(model=MODEL, messages=messages)
+        for each in others:
+            each.cancel()
+        for _, writer in held:
+            writer.close()
+        await asyncio.gather(*heads, return_exceptions=True)
+
+    assert refused.startswith(b"HTTP/1.1 503")
+    assert 100_000 <= most <= 300_000
+    assert answer.choices[0].message.content == "hello"
+
+
 @pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "tls"])
 async def test_a_client_that_reads_a_byte_a_second_is_cut_and_the_others_are_served(
     start: Any, engine: Any, serve_with: Any, tmp_path: Path, is_secure: bool
