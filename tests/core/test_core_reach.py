@@ -33,6 +33,18 @@ def test_what_is_not_said_is_verified_on_a_real_cloud_and_plain_on_loopback() ->
     assert config("https://api.mkinf.io/v0.1", reach="public-plain").way == "public-plain"
 
 
+def test_sources_are_needed_where_a_port_must_be_opened_and_not_for_tunnels() -> None:
+    nobody: dict[str, object] = {"firewall": {"sources": []}}
+    url = "https://api.mkinf.io/v0.1"
+
+    for reach in ("tls", "private", "public-plain"):
+        with pytest.raises(
+            ValueError, match=r"firewall\.sources is empty.*firewall\.manage = false"
+        ):
+            config(url, reach=reach, **nobody)
+    assert config(url, reach="tunnel", **nobody).way == "tunnel"
+
+
 @pytest.mark.parametrize("engine", ["llama.cpp", "embedding", "sglang"])
 def test_a_server_without_tls_is_refused_with_what_would_do(tmp_path: Path, engine: str) -> None:
     folder = policy(tmp_path, engine)

@@ -96,7 +96,6 @@ MISTAKES = (
     # a value that would hurt
     config(SOURCES, 'sources = ["0.0.0.0/0"]', "firewall.sources", "opens", "name your hosts"),
     config(SOURCES, 'sources = ["203.0.113.5/33"]', "firewall.sources", "203.0.113.5/33"),
-    config(SOURCES, "sources = []", "firewall.sources", "is empty", "firewall.manage = false"),
     config('listen = "127', 'listen = "0.0.0.0:9110" #', "serve.listen", "0.0.0.0 is not loopback"),
     config('owner = "0example"', 'owner = "Example!"', "cloud.owner", "found 'Example!'"),
     config(*under("timings", 'reconcile = "1s"'), "timings.reconcile", "the least is 5s"),
