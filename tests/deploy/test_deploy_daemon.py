@@ -19,7 +19,8 @@ import aiohttp
 import pytest
 
 from tests.deploy.units import ROOT, confinement, setting, unconfinable
-from tests.observe.parts import free_port, process, until
+from tests.observe.parts import process, until
+from tests.world.files import free_port
 
 CONFIG = """
 schema = 1

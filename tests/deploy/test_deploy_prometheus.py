@@ -36,7 +36,8 @@ from autoscaler.serve.metrics import Metrics
 from autoscaler.serve.server import Server
 from autoscaler.serve.views import Views
 from autoscaler.store.sqlite import SqliteStore
-from tests.observe.parts import binary, free_port, process
+from tests.observe.parts import binary, process
+from tests.world.files import free_port
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "deploy" / "prometheus" / "prometheus.yml"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ import openai
 import pytest
 
 from tests.gateway.front_parts import eventually, put, write_keys, write_pair
+from tests.world.files import free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -61,13 +61,6 @@ class Front:
 
     def said(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.log if line.get("event") == event]
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
 
 
 async def follow(stream: asyncio.StreamReader, log: list[dict[str, Any]]) -> None:

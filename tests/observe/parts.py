@@ -7,7 +7,6 @@ import contextlib
 import importlib.util
 import os
 import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,15 +14,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.world.files import free_port
+
 DEADLINE_S = 20.0
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def binary(name: str, package: str) -> str:

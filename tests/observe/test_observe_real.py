@@ -22,7 +22,8 @@ from autoscaler.observe.pages import PageSettings, PageSource
 from autoscaler.observe.prometheus import PrometheusSource
 from autoscaler.observe.protocol import Reading
 from autoscaler.observe.vllm import VLLM
-from tests.observe.parts import answers, free_port, haproxy, llama_cpp, process, prometheus, until
+from tests.observe.parts import answers, haproxy, llama_cpp, process, prometheus, until
+from tests.world.files import free_port
 
 if TYPE_CHECKING:
     from tests.observe.conftest import AsTarget, Serve

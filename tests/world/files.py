@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import socket
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Json = dict[str, Any]  # JSON as a process under test serves it
@@ -43,14 +44,32 @@ def _value(value: object) -> str:
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
+    """A loopback port that was free a moment ago, and that nobody else is likely to take."""
     return free_ports(1)[0]
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that were free a moment ago, all different."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+    """So many such ports, all different.
+
+    A server under test binds its port a second or more after it was chosen. A port that the kernel hands out by itself
+    may be anybody's by then, so these are from below its range, and each test process walks a stretch of its own.
+    """
+    return [next(port for port in _PORTS if _is_free(port)) for _ in range(count)]
+
+
+def _walk(start: int, end: int) -> Iterator[int]:
+    """Every port of the range again and again, from a place of this process's own."""
+    first = start + os.getpid() % 64 * ((end - start) // 64)
+    return itertools.cycle([*range(first, end), *range(start, first)])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+_PORTS = _walk(10_240, 32_000)
