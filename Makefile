@@ -4,7 +4,6 @@
 BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
-export PYTHONDONTWRITEBYTECODE ?= 1
 
 .PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench schema lock check
 

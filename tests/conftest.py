@@ -1,9 +1,36 @@
-"""What holds for every test: no verdict hangs on how fast this machine is."""
+"""What holds for every test: no verdict hangs on how fast this machine is, and none waits where others could run."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # By default an example that takes 200 ms fails; on a busy machine that is any example that writes to a disk.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+_SPREAD_OVER = 0.8
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the end-to-end tests evenly over the others, the longest of them first.
+
+    They mostly wait and the others mostly compute. In a heap they would start five processes per worker at a time, each
+    slowing all; at the end of the run the longest would keep one worker busy and the others idle.
+    """
+    worlds = [item for item in items if item.get_closest_marker("e2e")]
+    others = [item for item in items if not item.get_closest_marker("e2e")]
+    if not worlds or not others:
+        return
+    worlds.sort(key=_allowance_s, reverse=True)
+    step = _SPREAD_OVER * len(others) / len(worlds)
+    at = [(step * index, 0, item) for index, item in enumerate(worlds)]
+    at += [(float(index), 1, item) for index, item in enumerate(others)]
+    items[:] = [item for _, _, item in sorted(at, key=lambda each: each[:2])]
+
+
+def _allowance_s(item: pytest.Item) -> float:
+    """The time limit that a test has for itself: only long ones have one."""
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker else 0.0
