@@ -14,7 +14,7 @@ from autoscaler.decide.work import observed_work
 from autoscaler.domain.decision import Decision, Rise, Verdict
 from autoscaler.domain.money import Money
 from autoscaler.domain.node import COMING, SERVING, Node
-from autoscaler.policy import Mode
+from autoscaler.policy import Mode, Policy
 from autoscaler.think import Inputs, on_paper
 
 
@@ -50,7 +50,7 @@ def risen(inputs: Inputs, decision: Decision, profiles: Profiles) -> Risen | Non
         decision, want=rise.to, need=rise.need, verdict=Verdict.OUT, release_allowed=False
     )
     plan = place(
-        inputs.policy,
+        _without_limit(inputs.policy),
         more,
         inputs.fleet,
         inputs.market,
@@ -72,6 +72,12 @@ def risen(inputs: Inputs, decision: Decision, profiles: Profiles) -> Risen | Non
     elif _is_stopped(inputs):
         why = "nothing is rented while it is paused or retired"
     return Risen(rise, len(stand) + len(new), hourly((*stand, *new)), why)
+
+
+def _without_limit(policy: Policy) -> Policy:
+    """The policy with no bound on money: limits are asked afterwards, so that they say no in their own words."""
+    limits = policy.limits.model_copy(update={"usd_per_hour": None})
+    return policy.model_copy(update={"limit": None, "limits": limits})
 
 
 def _standing(inputs: Inputs, taken_back: tuple[str, ...]) -> list[Node]:

@@ -11,13 +11,15 @@ from autoscaler.cli.doctor import doctor
 from autoscaler.cli.emulator import emulator
 from autoscaler.cli.gateway import gateway
 from autoscaler.cli.init import init
-from autoscaler.cli.inspect import events, explain, nodes, plan, status
 from autoscaler.cli.keys import keys_app
+from autoscaler.cli.nodes import events, nodes
 from autoscaler.cli.offers import offers
 from autoscaler.cli.panic import panic
 from autoscaler.cli.render_script import render_script
 from autoscaler.cli.run import run, validate
 from autoscaler.cli.schema import schema
+from autoscaler.cli.status import status
+from autoscaler.cli.thought import explain, plan
 from autoscaler.cli.trace import trace_app
 from autoscaler.cli.trial import trial
 from autoscaler.cli.tunnels import tunnels

@@ -20,14 +20,12 @@ from typing import Annotated, Any, Concatenate, Final, NoReturn, ParamSpec
 import orjson
 import structlog
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
 
+from autoscaler.cli.screen import Painted, Screen, layout
 from autoscaler.cloud.mkinf.cloud import MkinfCloud
 from autoscaler.cloud.mkinf.connect import open_cloud
-from autoscaler.cloud.mkinf.failures import clean
 from autoscaler.config import CloudSettings
 from autoscaler.config_file import read_config
 from autoscaler.errors import AuthFailed, AutoscalerError, ConfigError
@@ -57,12 +55,16 @@ class Table:
 
     Attributes:
         notes: said after the table, such as why a list is not complete.
+        lead: said before it; one that is a tuple is a line of parts, broken between them.
+        headed: whether the columns' names stand above.
     """
 
     columns: tuple[str, ...]
     rows: Sequence[Sequence[object]]
     document: object
-    notes: Sequence[str] = ()
+    notes: Sequence[str | Painted] = ()
+    lead: Sequence[str | Painted | tuple[object, ...]] = ()
+    headed: bool = True
 
 
 def connect(
@@ -169,24 +171,26 @@ def show(table: Table, *, as_json: bool) -> None:
         print(orjson.dumps(table.document, default=str, option=options).decode())
         return
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 240  # so that grep finds whole words
+    for line in screen_lines(table, Screen.of(console)):
+        console.print(line, soft_wrap=True)
+
+
+def screen_lines(table: Table, screen: Screen) -> Iterator[Text]:
+    """The table as a screen shows it."""
+    for line in table.lead:
+        yield from screen.parts(line) if isinstance(line, tuple) else screen.paragraph(line)
     if table.columns:
-        grid = RichTable(box=SIMPLE_HEAD, pad_edge=False)
-        for column in table.columns:
-            right = column.startswith(("$", "GPU", "vCPU", "RAM")) or column == "Quantity"
-            grid.add_column(
-                column, justify="right" if right else "left", no_wrap=right, overflow="fold"
-            )
-        for row in table.rows:
-            # Text, not markup: the cloud's words must not paint the terminal.
-            grid.add_row(*(Text(clean(_cell(value))) for value in row))
-        console.print(grid)
-        if not table.rows:
-            console.print("none")
+        rows = [[_cell(value, "-" if table.headed else "") for value in row] for row in table.rows]
+        right = [
+            index
+            for index, name in enumerate(table.columns)
+            if name.startswith(("$", "GPU", "vCPU", "RAM")) or name == "Quantity"
+        ]
+        yield from layout(screen, table.columns, rows, right=right, headed=table.headed)
+        if not rows:
+            yield Text("none")
     for note in table.notes:
-        indent = " " * (len(note) - len(note.lstrip()))
-        console.print(Text(indent + clean(note)), soft_wrap=True)
+        yield from screen.paragraph(note)
 
 
 def confirmed(question: str, *, yes: bool) -> None:
@@ -199,13 +203,15 @@ def confirmed(question: str, *, yes: bool) -> None:
         typer.confirm(question, abort=True, err=True)
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, nothing: str) -> object:
+    if isinstance(value, Painted):
+        return value
     if value is None or value == "":
-        return "-"
+        return nothing
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(str(each) for each in value) or "-"
+        return ", ".join(str(each) for each in value) or nothing
     return str(value)
 
 

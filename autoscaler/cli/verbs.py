@@ -22,7 +22,7 @@ from autoscaler.cli.ask import (
     post,
 )
 from autoscaler.cli.connection import said_errors
-from autoscaler.cli.inspect import named
+from autoscaler.cli.nodes import named
 from autoscaler.config import Config
 from autoscaler.config_file import read_config, read_policies
 from autoscaler.domain.ids import ModelName

@@ -18,14 +18,14 @@ async def test_every_command_that_looks_answers_people_and_programs(world: Build
     await there.ask()
 
     for arguments, shown in (
-        (("status",), MODEL),
+        (("status",), "chat"),
         (("nodes",), node["name"].split("-")[2]),
         (("nodes", "--all"), node["name"].split("-")[2]),
         (("events",), "ready"),
         (("events", node["name"]), "verifying"),
         (("events", MODEL), "booting"),
         (("explain", "chat"), "1 wanted"),
-        (("plan", "chat"), "plan:"),
+        (("plan", "chat"), "rents nothing"),
         (("offers",), "l40s-48gb.1x"),
         (("cloud", "vms"), node["name"]),
         (("cloud", "firewall", "list"), "as1-testtest-serve"),

@@ -1,73 +1,20 @@
-"""Commands that look: status, nodes, events, explain, plan."""
+"""`autoscaler nodes` and `events`: every machine, and its story."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from autoscaler.cli.ask import DEFAULT_CONFIG, ConfigOption, JsonOption, NoDaemon, get, own_views
 from autoscaler.cli.connection import Table, said_errors, show
+from autoscaler.cli.words import ago
 from autoscaler.config import Config
-from autoscaler.config_file import read_config, read_policies
+from autoscaler.config_file import read_config
 from autoscaler.domain.ids import ModelName, NodeName, parse_name
 
 Rows = list[dict[str, Any]]  # a view as the daemon serves it
-
-
-def status(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
-    """What is running for each model, what it costs, and what is wrong."""
-    with said_errors():
-        show(_status_table(asyncio.run(_status(read_config(config)))), as_json=json)
-
-
-async def _status(config: Config) -> dict[str, Any]:
-    try:
-        answer: dict[str, Any] = await get(config, "/api/v1/status")
-    except NoDaemon:
-        async with own_views(config) as views:
-            answer = dict(
-                await views.status(
-                    read_policies(config.policies).policies, emulated=config.cloud.is_loopback
-                )
-            )
-        answer["trouble"] = ["no daemon runs: these figures are as it left them"]
-    return answer
-
-
-def _status_table(view: dict[str, Any]) -> Table:
-    limits = view.get("limits") or {}
-    hour = f" of ${limits['usd_per_hour']}" if limits.get("usd_per_hour") else ""
-    month = f" of ${limits['usd_per_month']}" if limits.get("usd_per_month") else ""
-    swept = f" (swept {_ago(view.get('swept_at'))})" if view.get("swept_at") else ""
-    notes = [
-        f"${float(view['usd_per_hour']):.2f}/h{hour} · today ${float(view['spent_today_usd']):.2f} · "
-        f"month ${float(view['spent_month_usd']):.2f}{month} · "
-        f"{view.get('unaccounted', 'unknown')} unaccounted{swept}"
-    ]
-    notes += [f"! {text}" for text in view.get("trouble", [])]
-    if view.get("unproven"):
-        facts = ", ".join(view["unproven"])
-        notes.append(f"unproven of this cloud: {facts} (`autoscaler trial POLICY`)")
-    return Table(
-        columns=("Model", "Mode", "Nodes", "Demand", "Want", "$/h", "Why"),
-        rows=[
-            (
-                m["model"],
-                m["mode"],
-                ", ".join(f"{n} {state}" for state, n in m["nodes"].items()) or "0",
-                _number(m["demand"]),
-                m["want"],
-                f"{float(m['usd_per_hour']):.2f}",
-                m["reason"],
-            )
-            for m in view["models"]
-        ],
-        document=view,
-        notes=notes,
-    )
 
 
 def nodes(
@@ -98,7 +45,7 @@ def _nodes_table(rows: Rows) -> Table:
             (
                 short(n["name"]),
                 n["state"],
-                _ago(n["since"]),
+                ago(n["since"]),
                 n["type"],
                 n["location"],
                 f"{float(n['usd_per_hour']):.2f}",
@@ -184,38 +131,3 @@ async def _events(config: Config, what: str | None, limit: int) -> Rows:
                 )
             )
     return answer
-
-
-def explain(model: str, config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
-    """Why a model stands where it stands: each rule's wish, which one bound, and what was passed over."""
-    _thought("/api/v1/explain", model, config, json)
-
-
-def plan(model: str, config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
-    """What the next pass would do now. Records nothing and rents nothing."""
-    _thought("/api/v1/plan", model, config, json)
-
-
-def _thought(path: str, model: str, config: ConfigOption, as_json: bool) -> None:
-    with said_errors():
-        answer = asyncio.run(get(read_config(config), path, model=model))
-        text = answer.pop("text")
-        show(Table((), (), answer, notes=[str(line) for line in _lines(text)]), as_json=as_json)
-
-
-def _lines(text: object) -> list[str]:
-    return text.splitlines() if isinstance(text, str) else [str(line) for line in text or ()]  # type: ignore[attr-defined]  # JSON: text or a list
-
-
-def _number(value: Any) -> str | None:
-    return None if value is None else f"{float(value):.2f}"
-
-
-def _ago(text: str | None) -> str | None:
-    if text is None:
-        return None
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0, seconds):.0f} s"
