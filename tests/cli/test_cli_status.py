@@ -102,7 +102,9 @@ def test_a_sleeping_model_says_for_how_long_and_how_long_it_takes_to_wake() -> N
 
 
 def test_a_wake_that_was_never_measured_is_not_given_a_quantile() -> None:
-    unmeasured: dict[str, Any] = ASLEEP | {"wakes": {"usual_s": 300.0, "likely_s": 300.0, "boots": 0}}
+    unmeasured: dict[str, Any] = ASLEEP | {
+        "wakes": {"usual_s": 300.0, "likely_s": 300.0, "boots": 0}
+    }
 
     assert "wakes in ~5m (not measured yet)" in " ".join(shown(view(model(**unmeasured))))
 
