@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+
+_VERBS = ("promote", "demote", "pause", "resume", "scale", "drain", "retire", "sweep")
+
+ALONE = {
+    "gateway": "autoscaler.gateway.command",
+    "tunnels": "autoscaler.tunnels.command",
+    "emulator": "autoscaler.emulator.command",
+    "run": "autoscaler.cli.run",
+    "validate": "autoscaler.cli.run",
+    **dict.fromkeys(_VERBS, "autoscaler.cli.verbs"),
+}
+"""Commands that start without loading the others, and where each is.
+
+The others are half of the memory of a process that serves for months, and most of the time that a short one takes.
+"""
 
 
 def main() -> None:
     """Run the command line."""
     try:
-        if sys.argv[1:2] in (["gateway"], ["tunnels"]):
+        if sys.argv[1:2] and sys.argv[1] in ALONE:
             _alone(sys.argv[1])
             return
         from autoscaler.cli.app import app
@@ -18,20 +34,12 @@ def main() -> None:
 
 
 def _alone(name: str) -> None:
-    """Run what serves for months without loading the other commands: they are half of its memory."""
     import typer
 
     app = typer.Typer(
         pretty_exceptions_enable=False, rich_markup_mode="markdown", add_completion=False
     )
-    if name == "gateway":
-        from autoscaler.gateway.command import gateway
-
-        app.command(name=name)(gateway)
-    else:
-        from autoscaler.tunnels.command import tunnels
-
-        app.command(name=name)(tunnels)
+    app.command(name=name)(getattr(import_module(ALONE[name]), name))
     app(args=sys.argv[2:], prog_name=f"autoscaler {name}")
 
 
