@@ -207,6 +207,7 @@ class Scaling(Values):
     work_window: Annotated[Duration, floor(60)] = timedelta(minutes=15)
     peak_memory: Annotated[Duration, floor(60)] = timedelta(minutes=30)
     margin: Annotated[float, Field(ge=1.0, le=2.5)] = 1.25
+    margin_memory: Annotated[Duration, Field(gt=timedelta(0)), floor(3600)] = timedelta(days=3)
     drain_backlog_within: Annotated[Duration, floor(10)] = timedelta(seconds=120)
     panic_ratio: Annotated[float, Field(gt=1.0)] = 1.5
     panic_after: Annotated[Duration, floor(5)] = timedelta(seconds=30)

@@ -18,7 +18,6 @@ from autoscaler.policy import Policy
 BOOTS_KEPT = 20  # the latest boots of each offer
 _LEAD_QUANTILE = 0.9
 _PRIOR_WEIGHT = 50.0  # observations, one per lead, that the policy's margin is worth
-_HALF_LIFE = timedelta(days=1.5)
 _LEAST_PEAK = 0.2  # replicas: what grows out of nothing teaches no ratio
 
 
@@ -81,7 +80,8 @@ def observe_demand(
         return replace(memory, probe=probe)
     growth = memory.growth
     if probe.peak >= _LEAST_PEAK:
-        growth = _faded(growth, now - probe.at, max(1.0, probe.highest / probe.peak))
+        fade = 0.5 ** ((now - probe.at) / (scaling.margin_memory / 2))
+        growth = _faded(growth, fade, max(1.0, probe.highest / probe.peak))
     return replace(memory, growth=growth, probe=Probe(now, peaks[0].replicas, demand))
 
 
@@ -89,8 +89,7 @@ def _share(worth: float) -> float:
     return worth / (worth + 1)
 
 
-def _faded(growth: tuple[float, ...], elapsed: timedelta, ratio: float) -> tuple[float, ...]:
-    fade = 0.5 ** (elapsed / _HALF_LIFE)
+def _faded(growth: tuple[float, ...], fade: float, ratio: float) -> tuple[float, ...]:
     bucket = min(MARGIN_BUCKETS - 1, ceil((ratio - 1.0) / MARGIN_STEP - 1e-9))
     old = growth or (0.0,) * MARGIN_BUCKETS
     return tuple(round(weight * fade + (index == bucket), 6) for index, weight in enumerate(old))

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from autoscaler.decide import LawMemory
+from autoscaler.decide.forecast import observe_demand
+from autoscaler.decide.memory import Probe
 from autoscaler.domain.decision import Verdict
 from autoscaler.domain.node import State
 from autoscaler.domain.offer import Market, OfferKey
+from autoscaler.policy import Scaling
 
 if TYPE_CHECKING:
     from tests.decide.conftest import World
@@ -471,3 +474,18 @@ def test_the_memory_stays_small_whatever_comes(world: World) -> None:
     assert len(world.memory.peaks) <= 130
     assert len(world.memory.asked) <= 45
     assert len(json.dumps(world.memory.to_json())) < 12_000
+
+
+@pytest.mark.parametrize(("memory", "left"), [("3d", 0.5), ("12h", 0.125)])
+def test_what_the_margin_has_learned_fades_over_the_policys_memory(
+    world: World, memory: str, left: float
+) -> None:
+    scaling = Scaling.model_validate({"margin_memory": memory})
+    policy = world.policy.model_copy(update={"scaling": scaling})
+    long_ago = world.now - timedelta(hours=18 if memory == "12h" else 36)
+    learned = (0.0, 0.0, 8.0)
+    before = LawMemory(growth=learned, probe=Probe(long_ago, 1.0, 1.0))
+
+    after = observe_demand(policy, before, 1.0, MINUTE, world.now)
+
+    assert after.growth[2] == pytest.approx(8.0 * left)
