@@ -90,14 +90,14 @@ def events(
         rows = asyncio.run(_events(read_config(config), what, limit))
         show(
             Table(
-                columns=("At", "Node or model", "Event", "Cause", "By"),
+                columns=("At", "Node or model", "Event", "By", "Cause"),
                 rows=[
                     (
                         r["at"][5:19].replace("T", " "),
                         short(r["node"]) if r["node"] else r["model"],
                         r["kind"].removeprefix("node_"),
-                        r["cause"],
                         r["actor"],
+                        r["cause"],
                     )
                     for r in rows
                 ],

@@ -52,6 +52,12 @@ async def _status(config: Config) -> View:
                 )
             )
         answer["trouble"] = ["no daemon runs: these figures are as it left them"]
+        hour, month = config.limits.usd_per_hour, config.limits.usd_per_month
+        answer["limits"] = {
+            "usd_per_hour": str(hour.usd) if hour else None,
+            "usd_per_month": str(month.usd) if month else None,
+            "nodes": config.limits.nodes,
+        }
     return answer
 
 
