@@ -269,6 +269,7 @@ class Timings(Values):
     signal_max_age: Annotated[Duration, floor(15)] = timedelta(seconds=60)
     start_caution: Annotated[Duration | None, floor(60)] = None  # default: one stabilization window
     clock_jump: Annotated[Duration, floor(1)] = timedelta(seconds=2)
+    store_wait: Annotated[Duration, floor(1)] = timedelta(seconds=5)
     retention: Annotated[Duration, floor(3600)] = timedelta(days=30)
 
     @model_validator(mode="after")

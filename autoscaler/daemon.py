@@ -116,7 +116,8 @@ class Daemon:
         private_directory(self.config.state_dir)
         private_directory(self.config.runtime_dir)
         key = client_key(self.config.ssh_key_file, self.config.ssh.key_type)
-        store = SqliteStore.open(self.config.store_file, self.config.timings.lease_time)
+        timings = self.config.timings
+        store = SqliteStore.open(self.config.store_file, timings.lease_time, timings.store_wait)
         try:
             authority = authority_of(self.config, self.clock)
             vouches = authority.pem if authority is not None else None

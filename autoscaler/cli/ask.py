@@ -87,7 +87,7 @@ async def own_store(config: Config) -> AsyncIterator[SqliteStore]:
     """
     if not config.store_file.exists():
         raise StoreUnavailable(f"{config.store_file}: no store yet: no daemon has run here")
-    store = SqliteStore.open(config.store_file)
+    store = SqliteStore.open(config.store_file, wait=config.timings.store_wait)
     try:
         yield store
     finally:

@@ -213,8 +213,11 @@ class Tryout:
 
     async def _look_before(self, model: ModelName) -> None:
         """Refuse to begin where something else is at stake; take up what an earlier trial left behind."""
+        timings = self._config.timings
         try:
-            store = SqliteStore.open(self._config.store_file, self._config.timings.lease_time)
+            store = SqliteStore.open(
+                self._config.store_file, timings.lease_time, timings.store_wait
+            )
         except StoreUnavailable as exc:
             raise StoreUnavailable(
                 f"{exc}. A trial needs the store for itself: stop the daemon (its nodes go on serving), try, "
@@ -242,7 +245,8 @@ class Tryout:
 
     async def _keep(self, report: Report, model: ModelName) -> None:
         """Write down what was shown, and let the model go on."""
-        store = SqliteStore.open(self._config.store_file, self._config.timings.lease_time)
+        timings = self._config.timings
+        store = SqliteStore.open(self._config.store_file, timings.lease_time, timings.store_wait)
         try:
             project = await store.meta("project") or ""
             key = facts_key(project)

@@ -51,7 +51,12 @@ class SqliteStore:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
 
     @classmethod
-    def open(cls, path: Path, lease_time: timedelta = timedelta(seconds=30)) -> SqliteStore:
+    def open(
+        cls,
+        path: Path,
+        lease_time: timedelta = timedelta(seconds=30),
+        wait: timedelta = timedelta(seconds=5),
+    ) -> SqliteStore:
         """Open or make the file.
 
         Raises:
@@ -64,7 +69,7 @@ class SqliteStore:
         except OSError as exc:
             raise StoreUnavailable(f"{path.parent}: cannot write there: {exc}") from exc
         try:
-            return cls(open_database(path), lock, lease_time)
+            return cls(open_database(path, wait), lock, lease_time)
         except BaseException:
             lock.release()
             raise

@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from importlib import resources
 from pathlib import Path
 
@@ -53,22 +54,25 @@ class FileLock:
             self._fd = None
 
 
-def open_database(path: Path) -> sqlite3.Connection:
+def open_database(path: Path, wait: timedelta = timedelta(seconds=5)) -> sqlite3.Connection:
     """Open the store's file, checked and migrated; make it when there is none.
+
+    Args:
+        wait: how long somebody else may hold the file locked, a backup say, before a call fails.
 
     Raises:
         StoreUnavailable: unreadable, damaged, or written by a newer version. Never replaced by an empty one.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         os.chmod(path, 0o600)
     except (OSError, sqlite3.Error) as exc:
         raise StoreUnavailable(f"{path}: cannot open the store: {exc}") from exc
     try:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
-        db.execute("PRAGMA busy_timeout=5000")
+        db.execute(f"PRAGMA busy_timeout={round(wait / timedelta(milliseconds=1))}")
         db.execute("PRAGMA foreign_keys=ON")
         verdict = db.execute("PRAGMA quick_check").fetchone()[0]
         if verdict != "ok":

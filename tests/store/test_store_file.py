@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ async def test_nobody_else_may_read_the_store(tmp_path: Path) -> None:
     assert mode(path.parent) == 0o700
     assert set(modes.values()) == {0o600}
     assert "autoscaler.db-wal" in modes
+
+
+async def test_a_file_that_somebody_else_has_locked_is_waited_for_as_long_as_was_said(
+    tmp_path: Path,
+) -> None:
+    store = SqliteStore.open(tmp_path / "autoscaler.db", wait=timedelta(milliseconds=1500))
+
+    found = await store._run(lambda db: db.execute("PRAGMA busy_timeout").fetchone()[0])
+    await store.close()
+
+    assert found == 1500
 
 
 async def test_the_file_is_written_through_to_the_disk_at_each_commit(tmp_path: Path) -> None:
