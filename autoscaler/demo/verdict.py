@@ -12,6 +12,7 @@ from autoscaler.demo.load import Seen, node_of
 
 CLOSED = ("gone", "lost", "cancelled")
 _UNNOTICED_S = 1.0  # the gateway may send so long to a machine that is dead already
+_LOOK_S = 2.0  # an order bears the time at which its pass began to look around, and may have seen what came meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,5 +105,5 @@ def _rented_idle(seen: Sequence[Seen], nodes: Sequence[Mapping[str, Any]]) -> It
     """Nodes that were ordered before anybody asked: a run begins at zero."""
     first = min((request.sent_at for request in seen), default=float("inf"))
     for node in nodes:
-        if datetime.fromisoformat(node["created_at"]).timestamp() < first:
+        if datetime.fromisoformat(node["created_at"]).timestamp() < first - _LOOK_S:
             yield f"not from zero: {node['name']} was ordered before the first request"

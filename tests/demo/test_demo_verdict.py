@@ -161,9 +161,15 @@ def test_a_death_excuses_no_machine_that_is_left() -> None:
 
 
 def test_a_node_that_was_ordered_before_anybody_asked_is_a_problem() -> None:
-    verdict = judge([answered(sent_at=ORDERED_AT + 1.0)], [node()], {}, [])
+    verdict = judge([answered(sent_at=ORDERED_AT + 3.0)], [node()], {}, [])
 
     assert verdict.problems == (f"not from zero: {NODE} was ordered before the first request",)
+
+
+def test_a_request_that_came_while_the_pass_looked_around_is_what_its_order_was_for() -> None:
+    verdict = judge([answered(sent_at=ORDERED_AT + 1.0)], [node()], {}, [])
+
+    assert verdict.problems == ()
 
 
 def test_a_broken_promise_is_a_problem() -> None:
