@@ -59,8 +59,13 @@ class LocalPort:
         self._let_reuse(True)
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(protocol, sock=opened, backlog=_BACKLOG)
+            # in two steps: who is cancelled in the second has a server that close() knows of
+            self._server = await loop.create_server(
+                protocol, sock=opened, backlog=_BACKLOG, start_serving=False
+            )
+            await self._server.start_serving()
         except OSError as exc:
+            self.refuse()
             opened.close()
             self._let_reuse(False)
             raise PortTaken(
