@@ -154,3 +154,19 @@ async def test_every_screen_fits_80_columns(desk: Desk) -> None:
 
     assert max(map(len, lines)) <= 80
     assert all(line.isprintable() for line in lines)
+
+
+async def test_in_shadow_the_figures_are_those_on_paper(desk: Desk) -> None:
+    desk.policy = policy(mode="shadow", nodes={"min": 1, "max": 4})
+    desk.feed.arrivals = 2.0
+    first = shown(plan_screen(await asked(desk)))
+    await desk.passes(minutes(20))
+
+    view = await asked(desk)
+    said = shown(plan_screen(view)) + shown(explain_screen(view))
+
+    assert "on paper 0 nodes $0.00/h → " in first[0]
+    assert view["figures"]["nodes_before"] > 0
+    assert "on paper" in said[0]
+    assert any("rises to" in line and "/h" in line for line in said)
+    assert await desk.fleet() == ()
