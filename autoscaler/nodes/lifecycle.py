@@ -142,7 +142,7 @@ def next_step(node: Node, seen: Sighting, rules: Rules, now: datetime) -> Step:
         case State.TERMINATING if not seen.unregistered:
             # Its address may soon be a stranger's: the entry goes before the machine does, and before the row.
             return Step(State.TERMINATING, Effect.CUT, "a balancer still lists it")
-        case State.TERMINATING if seen.proven_absent:
+        case State.TERMINATING if seen.proven_absent and not _may_appear(node, rules, now):
             return Step(State.GONE, Effect.NONE, "proven absent")
         case State.TERMINATING:
             # No deadline here: a machine that won't go still bills, so asking never stops.
@@ -201,6 +201,16 @@ def _draining(node: Node, seen: Sighting, rules: Rules, overdue: bool) -> Step:
     if done:
         return Step(State.DRAINING, Effect.CUT, node.reason)
     return Step(State.DRAINING, Effect.DRAIN, node.reason)
+
+
+def _may_appear(node: Node, rules: Rules, now: datetime) -> bool:
+    """Whether its create may still bring a machine that no listing has shown yet: absence proves nothing before."""
+    kind = (node.failure or "").partition(":")[0]
+    if kind in REFUSALS or kind == "cloud":  # the cloud said no
+        return False
+    if node.booted_at is not None or node.sent_at is None:
+        return False
+    return now - node.sent_at < rules.settling_time
 
 
 def _why_failed(node: Node, seen: Sighting) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from autoscaler.domain.machine import OperationState
 from autoscaler.domain.money import ZERO
 from autoscaler.domain.node import State
 from autoscaler.errors import HeldBack, PaymentRequired
-from tests.nodes.life_parts import MODEL, NOON, Life, life, node, open_store, policy
+from tests.nodes.life_parts import MODEL, NOON, TIMINGS, Life, life, node, open_store, policy
 
 NAME = node().name
 
@@ -110,6 +111,38 @@ async def test_a_failed_operation_of_which_nothing_was_ever_seen_costs_nothing(
     assert terminating.failure == "stock: out of capacity"
     assert gone.cost == ZERO
     assert (await alive.store.ledger(alive.clock.now())).spent_month() == ZERO
+
+
+async def test_a_node_given_back_while_its_create_is_under_way_is_not_gone_before_it_settles(
+    alive: Life,
+) -> None:
+    await alive.add(node())
+    row = await alive.step(NAME)
+    late = dict(alive.cloud.vms)
+    alive.cloud.vms.clear()  # no listing shows it yet, and a GET says 404
+    back = replace(row, state=State.TERMINATING, since=alive.clock.now(), reason="idle")
+    await alive.store.update(alive.leases.current(MODEL), row, back)
+
+    waiting = await alive.steps(NAME, 100)  # three minutes
+    alive.cloud.vms.update(late)
+    gone = await alive.until(NAME, State.GONE)
+
+    assert waiting.state is State.TERMINATING
+    assert alive.cloud.vms == {}
+    assert gone.cost > ZERO
+
+
+async def test_a_create_that_brings_nothing_is_gone_once_it_has_settled(alive: Life) -> None:
+    await alive.add(node())
+    row = await alive.step(NAME)
+    alive.cloud.vms.clear()
+    back = replace(row, state=State.TERMINATING, since=alive.clock.now(), reason="idle")
+    await alive.store.update(alive.leases.current(MODEL), row, back)
+
+    gone = await alive.until(NAME, State.GONE, 400)
+
+    assert gone.since - NOON >= TIMINGS.settling_time
+    assert gone.cost == ZERO
 
 
 async def test_a_failed_operation_whose_machine_was_seen_costs_what_it_ran(alive: Life) -> None:

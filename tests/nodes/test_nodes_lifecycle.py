@@ -238,7 +238,7 @@ def test_a_machine_that_will_not_go_is_asked_for_ever() -> None:
 
 
 def test_an_entry_in_a_balancer_goes_before_the_machine_and_before_the_row() -> None:
-    row = node(State.TERMINATING)
+    row = node(State.TERMINATING, booted_at=NOON)
 
     listed = after(row, Sighting(proven_absent=True, unregistered=False), minutes(1))
     forgotten = after(row, Sighting(proven_absent=True, unregistered=True), minutes(1))
