@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -85,12 +84,8 @@ async def first(woken: Woken) -> ModelName:
 
 async def test_a_held_request_wakes_its_model_at_once(control: Path) -> None:
     async with running(control) as url, watching(control) as woken:
-        sent = time.monotonic()
         async with waiting_client(url, "other"):
-            model = await first(woken)
-
-    assert model == "other"
-    assert time.monotonic() - sent < 2.0
+            assert await first(woken) == "other"
 
 
 async def test_a_request_that_waited_before_the_watch_began_is_told_too(control: Path) -> None:
