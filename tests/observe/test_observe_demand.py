@@ -83,9 +83,8 @@ async def first(woken: Woken) -> ModelName:
 
 
 async def test_a_held_request_wakes_its_model_at_once(control: Path) -> None:
-    async with running(control) as url, watching(control) as woken:
-        async with waiting_client(url, "other"):
-            assert await first(woken) == "other"
+    async with running(control) as url, watching(control) as woken, waiting_client(url, "other"):
+        assert await first(woken) == "other"
 
 
 async def test_a_request_that_waited_before_the_watch_began_is_told_too(control: Path) -> None:
