@@ -34,7 +34,13 @@ def read_config(path: Path) -> Config:
     Raises:
         ConfigError: a line per mistake.
     """
-    config = read_toml(path, Config)
+    try:
+        config = read_toml(path, Config)
+    except ConfigError as exc:
+        if not isinstance(exc.__cause__, FileNotFoundError):
+            raise
+        hint = "name yours with --config; `autoscaler init DIRECTORY` makes one"
+        raise ConfigError(f"{exc}: {hint}") from exc.__cause__
     base = path.resolve().parent
     cloud = config.cloud
     if not cloud.owner:

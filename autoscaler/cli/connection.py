@@ -197,10 +197,34 @@ def confirmed(question: str, *, yes: bool) -> None:
     """Ask before something is made, changed or destroyed.
 
     Raises:
-        typer.Abort: the answer is no, or there is nobody to ask.
+        ConfigError: there is nobody to ask.
+        typer.Abort: the answer is no.
     """
-    if not yes:
-        typer.confirm(question, abort=True, err=True)
+    if yes:
+        return
+    with asking("say --yes to agree beforehand"):
+        is_agreed = typer.confirm(question, err=True)
+    if not is_agreed:
+        raise typer.Abort
+
+
+@contextmanager
+def asking(instead: str) -> Iterator[None]:
+    """Around questions: where there is no terminal and no answer, say what to do instead.
+
+    Raises:
+        ConfigError: there is nobody to ask.
+        typer.Abort: whom we asked went away.
+    """
+    try:
+        yield
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        typer.echo(err=True)  # the question stands there without its answer
+        raise ConfigError(
+            f"nothing was done: there is nobody to ask, since this is no terminal: {instead}"
+        ) from None
 
 
 def _cell(value: object, nothing: str) -> object:

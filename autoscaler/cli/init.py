@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from getpass import GetPassWarning
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from autoscaler.cli.ask import YesOption
-from autoscaler.cli.connection import said_errors
+from autoscaler.cli.connection import asking, said_errors, warnings_to_stderr
 from autoscaler.cloud.mkinf.values import Project
 from autoscaler.cloud.secret import Secret
 from autoscaler.decide.profiles import Profiles
@@ -53,7 +55,8 @@ def init(
     What an option does not say is asked, or with --yes left as it is by default. Nothing that is there is replaced,
     and either every file is written or none. The policy is in shadow mode: nothing is rented.
     """
-    with said_errors():
+    warnings_to_stderr()
+    with said_errors(), asking("say --yes, and --key-file with the access key"):
         refuse_existing(iter([directory / "config.toml"]))
         answers = Answers(directory, key_file, url=url, project=project, engine=engine)
         if key_file is None:
@@ -92,7 +95,11 @@ def _with_key(answers: Answers, *, yes: bool) -> Answers:
             "--key-file is missing: the access key from the cloud's console, in a file of mode 0600"
         )
     refuse_existing(iter([answers.directory / "mkinf.key"]))
-    text = str(typer.prompt("access key (from the console; not shown)", hide_input=True)).strip()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GetPassWarning)  # without a terminal there is no echo
+        text = str(
+            typer.prompt("access key (from the console; not shown)", hide_input=True)
+        ).strip()
     if not text or not text.isprintable() or " " in text:
         raise ConfigError("this is no access key: one word, as the console shows it")
     return replace(answers, key=Secret(text))
@@ -144,7 +151,7 @@ def _say_next(answers: Answers) -> None:
     typer.echo("Then, which does:")
     trial = f"trial {shlex.quote(str(where / answers.policy_file))} --max-cost 2{option}"
     for command, what in (
-        (trial, "one machine through its whole life, and what it showed"),
+        (trial, "one machine through its whole life; while the daemon is stopped"),
         (f"promote {shlex.quote(answers.model)}{option}", "lets the model rent from now on"),
     ):
         typer.echo(f"  autoscaler {command}\n      {what}")

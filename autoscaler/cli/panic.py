@@ -14,7 +14,14 @@ from autoscaler.brakes.ours import Holdings, look
 from autoscaler.brakes.panic import Panic, Progress, Tempo
 from autoscaler.cli.ask import YesOption
 from autoscaler.cli.audit import age, price, short_name
-from autoscaler.cli.connection import JsonOption, Table, said_errors, show, warnings_to_stderr
+from autoscaler.cli.connection import (
+    JsonOption,
+    Table,
+    asking,
+    said_errors,
+    show,
+    warnings_to_stderr,
+)
 from autoscaler.cli.halt import Halt, halt_daemon
 from autoscaler.cli.marked import (
     ConfigOption,
@@ -188,10 +195,11 @@ class _Run:
                 self._say(f"note: {each.name} has our mark in a name we never make: not touched")
         if self._yes:
             return
-        typed = typer.prompt(
-            f"All of it is deleted, requests in flight are cut. Type the owner mark ({mark})",
-            err=True,
-        )
+        with asking("say --yes to agree beforehand"):
+            typed = typer.prompt(
+                f"All of it is deleted, requests in flight are cut. Type the owner mark ({mark})",
+                err=True,
+            )
         if typed.strip() != mark:
             raise ConfigError(f"{typed.strip()!r} is not {mark!r}: nothing was deleted")
 

@@ -84,7 +84,8 @@ def bind_control(path: Path, mode: int = 0o660) -> socket.socket:
         opened.listen(BACKLOG)
     except OSError as exc:
         opened.close()
-        raise ConfigError(f"cannot listen on {path}: {exc.strerror or exc}") from exc
+        hint = "make its directory, or name another socket (--control, or gateway.control)"
+        raise ConfigError(f"cannot listen on {path}: {exc.strerror or exc}; {hint}") from exc
     finally:
         os.umask(umask)
     opened.setblocking(False)

@@ -70,6 +70,8 @@ def read_private(path: Path) -> bytes:
     Raises:
         ConfigError: with what to do about it.
     """
+    if os.path.isdir(path):  # unlike Path's, false where we may not look
+        raise ConfigError(f"{path}: not a regular file, but a directory: name the file in it")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as exc:

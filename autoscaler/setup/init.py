@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncssh
 import jinja2
@@ -117,6 +118,10 @@ def _client(answers: Answers, project: str | None) -> MkinfClient:
         settings = CloudSettings.model_validate({"key_file": "-", "project": project, **given})
     except ValueError as exc:
         raise ConfigError(f"--url: {exc}") from exc
+    if urlsplit(settings.url).path.strip("/") == "":
+        raise ConfigError(
+            f"--url: found {answers.url}: the API's version is missing, as in {str(answers.url).rstrip('/')}/v0.1"
+        )
     credential = AccessKey(source)
     credential.read()
     return MkinfClient(settings_of(settings), credential)

@@ -125,6 +125,13 @@ async def test_panic_wants_the_owner_mark_typed_and_deletes_nothing_else(
     assert not [each for each in mkinf.seen if each.method != "GET"]
 
 
+async def test_panic_without_a_terminal_says_how_to_agree_beforehand(shell: Type) -> None:
+    result = await shell("panic", "--owner", "testtest", stdin="")
+
+    assert result.exit_code == 2, result.output
+    assert "say --yes" in result.stderr
+
+
 async def test_panic_given_up_says_what_is_left_and_what_it_costs(
     shell: Type, mkinf: ScriptedMkinf
 ) -> None:

@@ -122,7 +122,8 @@ async def test_what_destroys_asks_first_and_no_means_no(mkinf: ScriptedMkinf, sh
     agreed = await shell("cloud", "delete", "v1", "--yes")
 
     assert "as1-llama-7f3a9c (l40s-48gb.1x, RUNNING" in refused.output
-    assert (refused.exit_code, mute.exit_code, agreed.exit_code) == (1, 1, 0)
+    assert (refused.exit_code, mute.exit_code, agreed.exit_code) == (1, 2, 0)
+    assert "say --yes" in mute.output
     assert len(mkinf.calls("DELETE P/vms/v1")) == 1
 
 

@@ -225,3 +225,41 @@ def _meanwhile(directory: Path, files: dict[Path, NewFile]) -> None:
     with staged(directory, files) as stage:
         assert (stage / "policies/a.toml").read_bytes() == b"a"
         (directory / "state").write_text("somebody was faster")
+
+
+async def test_without_a_terminal_it_says_which_options_answer(desk: Desk) -> None:
+    for result in (await desk.init(), await desk.init(key=False)):
+        assert result.exit_code == 2, result.output
+        assert "nobody to ask" in result.stderr
+        assert "--yes, and --key-file" in result.stderr
+    assert desk.left() == []
+
+
+async def test_an_address_without_the_apis_version_is_refused(desk: Desk) -> None:
+    result = await replace(desk, url=desk.url.removesuffix("/v0.1")).init("--yes")
+
+    assert result.exit_code == 2, result.output
+    assert "--url: found" in result.stderr
+    assert "as in http://127.0.0.1" in result.stderr
+    assert desk.left() == []
+
+
+async def test_a_directory_in_the_place_of_the_ssh_key_fails_the_doctor(desk: Desk) -> None:
+    await desk.init("--yes")
+    key = desk.path / "new/state/ssh_key"
+    key.unlink()
+    key.mkdir()
+
+    result = await desk.type("doctor", "--config", str(desk.path / "new/config.toml"))
+
+    assert result.exit_code == 1, result.output
+    assert f"fail  ssh key: {key}: not a regular file" in result.stdout
+
+
+async def test_a_missing_config_says_how_to_name_or_make_one(desk: Desk) -> None:
+    for command in ("status", "run", "validate"):
+        result = await desk.type(command, "--config", str(desk.path / "none.toml"))
+
+        assert result.exit_code == 2, result.output
+        assert "--config" in result.stderr
+        assert "autoscaler init" in result.stderr
