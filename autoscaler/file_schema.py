@@ -119,7 +119,7 @@ def _plain(text: str) -> str:
 
 
 class _AsWritten(GenerateJsonSchema):
-    """Durations, sizes and money are text with a unit; the latency goal is text or a table, addresses one or several."""
+    """Durations, sizes and money are text with a unit; the goal is text or a table, addresses one or several."""
 
     def function_before_schema(
         self, schema: core_schema.BeforeValidatorFunctionSchema

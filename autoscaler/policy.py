@@ -217,6 +217,7 @@ class Scaling(Values):
     max_step: Annotated[int, Field(ge=1)] = 2
     boot_prior: Annotated[Duration, floor(30)] = timedelta(seconds=300)
     kv_target: Annotated[float, Field(gt=0, le=1)] = 0.80
+    rent_horizon: Annotated[Duration, Field(gt=timedelta(0)), floor(300)] = timedelta(hours=1)
     hold_escalation: Annotated[Duration, floor(60)] = timedelta(minutes=10)
     safe_floor: Annotated[int, Field(ge=0)] = 0
 
@@ -298,12 +299,16 @@ class Source(Values):
 
 
 class SignalSettings(Values):
-    """Where figures come from: for each figure the first source in the list that gives it."""
+    """Where figures come from: for each figure the first source in the list that gives it.
+
+    A node counts as busy for `newcomer` after it became ready: what it does not do yet is no sign of idleness.
+    """
 
     sources: tuple[Source, ...] = (Source(kind="gateway"), Source(kind="engine"))
     window: Annotated[Duration, floor(10)] = timedelta(seconds=60)
     quantile_window: Annotated[Duration, floor(30)] = timedelta(minutes=5)
     min_observations: Annotated[int, Field(ge=1)] = 30
+    newcomer: Annotated[Duration, floor(10)] = timedelta(minutes=2)
 
 
 class Verify(Values):

@@ -36,7 +36,6 @@ from autoscaler.think import Inputs, Thought, consider
 
 log = structlog.get_logger(__name__)
 
-_BOOTING_IS_NOT_IDLE = timedelta(minutes=2)
 _LATELY = timedelta(days=1)
 _REPEAT_AFTER = timedelta(seconds=15)  # a decision that says the same is recorded again no sooner
 
@@ -184,7 +183,7 @@ class Reconciler:
             [
                 e.id
                 for node in fleet.ready
-                if node.ready_at is not None and now - node.ready_at < _BOOTING_IS_NOT_IDLE
+                if node.ready_at is not None and now - node.ready_at < policy.signals.newcomer
                 for e in node.endpoints
             ],
             now,

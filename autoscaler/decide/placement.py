@@ -215,6 +215,7 @@ def _candidate(ground: _Ground, offer: Offer) -> Candidate | str:
         failures=failed,
         boots=len(ground.market.boots_s.get(offer.key, ())),
         here=sum(1 for node in ground.fleet.billing if node.offer.location == offer.key.location),
+        horizon=policy.scaling.rent_horizon,
     )
 
 
@@ -306,6 +307,7 @@ def _held(ground: _Ground, node: Node) -> Held:
         units=ground.units(node),
         lead=lead_time(ground.policy, ground.market, (node.offer,)),
         gone_chance=_GONE_CHANCE_SHORT if is_short else _GONE_CHANCE,
+        horizon=ground.policy.scaling.rent_horizon,
     )
 
 

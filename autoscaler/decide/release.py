@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from autoscaler.decide.program import Program, Row, Variable, solve
-from autoscaler.decide.rent import HORIZON_H, SLACK
+from autoscaler.decide.rent import SLACK
 from autoscaler.domain.node import Node, State
 from autoscaler.policy import Spread
 
@@ -25,6 +25,7 @@ class Held:
     units: float
     lead: timedelta
     gone_chance: float
+    horizon: timedelta = timedelta(hours=1)
 
     @property
     def serves(self) -> bool:
@@ -34,10 +35,11 @@ class Held:
         """USD of keeping it for the horizon instead of giving it back."""
         price, lead_h = float(self.node.price_per_hour.usd), self.lead / timedelta(hours=1)
         regret = self.gone_chance * price * lead_h
+        kept_h = self.horizon / timedelta(hours=1)
         if self.serves:
-            return price * HORIZON_H - price * _DRAIN_H - regret
+            return price * kept_h - price * _DRAIN_H - regret
         rest_h = max(0.0, lead_h - (now - self.node.created_at) / timedelta(hours=1))
-        return price * (HORIZON_H + rest_h) - regret
+        return price * (kept_h + rest_h) - regret
 
 
 @dataclass(frozen=True, slots=True)

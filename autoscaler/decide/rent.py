@@ -13,7 +13,6 @@ from autoscaler.domain.offer import OfferKey
 from autoscaler.policy import Spread
 
 SLACK = 0.1  # replicas
-HORIZON_H = 1.0  # a VM is priced as if kept this long, beside its boot
 _MISS_WORTH = 9.0  # what a missed replica-hour costs in units of the price of serving it
 _PRIOR_FAILED, _PRIOR_TRIED = 1.0, 20.0  # launches: one in twenty fails until something is known
 _WELCOME_WORTH = 0.75  # of the cheapest work: below 1, or VMs would be rented for it alone
@@ -41,6 +40,7 @@ class Candidate:
         lead: how long it takes to serve.
         failures, boots: launches of it that failed lately and that succeeded.
         here: nodes that already stand in its location.
+        horizon: it is priced as if kept this long, beside its boot.
     """
 
     key: OfferKey
@@ -53,13 +53,15 @@ class Candidate:
     failures: int = 0
     boots: int = 0
     here: int = 0
+    horizon: timedelta = timedelta(hours=1)
 
     @property
     def cost(self) -> float:
-        """USD of an hour of use, its paid boot, and the risk that the launch fails."""
+        """USD of its use for the horizon, its paid boot, and the risk that the launch fails."""
         price, lead_h = float(self.price_per_hour.usd), self.lead / timedelta(hours=1)
         chance = (_PRIOR_FAILED + self.failures) / (_PRIOR_TRIED + self.failures + self.boots)
-        return price * (HORIZON_H + lead_h) + chance * price * lead_h * (1 + _MISS_WORTH)
+        kept_h = self.horizon / timedelta(hours=1)
+        return price * (kept_h + lead_h) + chance * price * lead_h * (1 + _MISS_WORTH)
 
     @property
     def usd_per_replica_hour(self) -> float:

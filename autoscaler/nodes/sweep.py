@@ -26,6 +26,7 @@ from autoscaler.errors import (
     OutcomeUnknown,
     Rejected,
     SchemaError,
+    StoreUnavailable,
 )
 from autoscaler.nodes.inventory import Findings, Owner, compare
 from autoscaler.nodes.leases import Leases
@@ -128,6 +129,17 @@ class Sweeper:
                 continue
             await self._doom(machine, "orphan: no row ever named it", by_name, models, market, now)
 
+    async def _free_name(self, machine: Machine, rows: dict[NodeName, Node]) -> NodeName:
+        """A name for the row of a machine whose own name may have one; one may come back more often than once."""
+        name = NodeName(machine.name)
+        if name not in rows and await self._store.node(name) is None:
+            return name
+        for suffix in (machine.id[:8], machine.id, *(f"{machine.id}-{n}" for n in range(2, 100))):
+            name = NodeName(f"{machine.name}~{suffix}")
+            if await self._store.node(name) is None:
+                return name
+        raise StoreUnavailable(f"{machine.name}: a hundred rows of it, and it is still listed")
+
     async def _adopt(self, row: Node, machine: Machine, now: datetime) -> None:
         if row.nonce is None or row.model not in self._leases.models:
             await self._doom(machine, "surfaced late", {row.name: row}, {}, None, now)
@@ -165,13 +177,7 @@ class Sweeper:
         if row is not None and row.model in self._leases.models:
             model = row.model
         lease = self._leases.current(model or ORPHANS_MODEL)
-        name = NodeName(machine.name)
-        if name in rows:
-            name = NodeName(f"{machine.name}~{machine.id[:8]}")
-        if await self._store.node(name) is not None:
-            name = NodeName(f"{machine.name}~{machine.id}")
-        if await self._store.node(name) is not None:
-            return
+        name = await self._free_name(machine, rows)
         key = OfferKey(machine.type, machine.location)
         node = Node(
             name=name,

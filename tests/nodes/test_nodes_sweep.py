@@ -119,6 +119,29 @@ async def test_an_orphan_by_a_mark_that_nobody_wrote_down_may_be_a_copied_hosts_
     assert await open_rows(alive) == []
 
 
+async def test_a_machine_that_comes_back_again_and_again_is_deleted_each_time(
+    alive: Life, sweeper: Sweeper
+) -> None:
+    stray = alive.cloud.add(stray_name())
+    lease = alive.leases.current(ORPHANS_MODEL)
+    for suffix in ("", f"~{stray.id[:8]}", f"~{stray.id}", f"~{stray.id}-2"):
+        closed = node(
+            State.GONE,
+            name=NodeName(stray.name + suffix),
+            model=ORPHANS_MODEL,
+            machine_id=stray.id,
+            gone_at=NOON,
+        )
+        told = NodeEvent(NOON, "x", ORPHANS_MODEL, closed.name, None, "x", "x")
+        if await alive.store.node(closed.name) is None:
+            await alive.store.insert(lease, closed, told)
+
+    await sweeper.sweep(SLUGS, MARKET)
+
+    (doomed,) = await open_rows(alive)
+    assert (doomed.state, doomed.machine_id) == (State.TERMINATING, stray.id)
+
+
 async def test_an_orphans_first_sight_outlives_the_daemon(alive: Life, sweeper: Sweeper) -> None:
     alive.cloud.add(stray_name())
     await sweeper.sweep(SLUGS, MARKET)
