@@ -14,6 +14,13 @@ ALONE = {
     "run": "autoscaler.cli.run",
     "validate": "autoscaler.cli.run",
     **dict.fromkeys(_VERBS, "autoscaler.cli.verbs"),
+    **dict.fromkeys(("nodes", "events"), "autoscaler.cli.nodes"),
+    **dict.fromkeys(("explain", "plan"), "autoscaler.cli.thought"),
+    "demo": "autoscaler.demo.command",
+    **{
+        name: f"autoscaler.cli.{name}"
+        for name in ("init", "doctor", "status", "offers", "audit", "panic", "trial", "schema")
+    },
 }
 """Commands that start without loading the others, and where each is.
 
