@@ -21,6 +21,9 @@ from autoscaler.tls_words import refusal, trusting
 Sink = Callable[[bytes], None]
 _MAX_EARLY_BYTES = 256 * 1024
 _MAX_IDLE_PER_NODE = 512
+# llama.cpp ends some connections right after a whole answer without having said so: one that was reused 0.1 ms later
+# met its end, and the request could not be sent again.
+_SETTLED_S = 0.05
 _MAX_CONTEXTS = 64
 
 
@@ -265,12 +268,15 @@ class Upstreams:
 
     def reuse(self, way: str) -> NodeConnection | None:
         """Take an idle connection that the node will not be about to close."""
-        idle = self._idle.get(way)
-        while idle:
-            connection = idle.pop()
+        idle, now = self._idle.get(way, []), time.monotonic()
+        for position in range(len(idle) - 1, -1, -1):
+            connection = idle[position]
             since = connection.idle_since
+            if connection.is_usable and since is not None and now - since < _SETTLED_S:
+                continue
+            del idle[position]
             if connection.is_usable and since is not None:
-                if time.monotonic() - since < self._keepalive_s and connection.is_quiet:
+                if now - since < self._keepalive_s and connection.is_quiet:
                     return connection
                 connection.close()
         return None

@@ -12,6 +12,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from autoscaler.gateway import upstream
+
 MODEL = "org/chat-8b"
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
@@ -243,8 +245,9 @@ async def test_a_body_sent_in_chunks_with_expect_continue_arrives(
 
 
 async def test_two_hundred_requests_share_kept_alive_connections(
-    gateway: Any, serve_with: Any
+    gateway: Any, serve_with: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(upstream, "_SETTLED_S", 0.0)  # they follow one another at once
     peers: set[object] = set()
 
     async def answer(request: web.Request) -> web.StreamResponse:

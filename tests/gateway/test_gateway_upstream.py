@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from autoscaler.gateway import upstream
 from autoscaler.gateway.upstream import Upstreams
 
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -35,17 +36,23 @@ async def _served_once(upstreams: Upstreams, listener: socket.socket) -> tuple[s
     return url, node
 
 
-async def test_a_kept_connection_serves_again(listener: socket.socket) -> None:
-    upstreams = Upstreams(asyncio.get_running_loop(), 60.0)
+async def test_a_kept_connection_serves_again_once_it_has_lasted_a_moment(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "_SETTLED_S", 3600.0)
+    upstreams = Upstreams(asyncio.get_running_loop(), 7200.0)
     url, node = await _served_once(upstreams, listener)
     with node:
+        assert upstreams.reuse(url) is None  # some servers end it right after the answer
+        monkeypatch.setattr(upstream, "_SETTLED_S", 0.0)
         assert upstreams.reuse(url) is not None
     upstreams.close()
 
 
 async def test_a_connection_whose_end_the_loop_has_not_heard_of_takes_no_request(
-    listener: socket.socket,
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(upstream, "_SETTLED_S", 0.0)
     upstreams = Upstreams(asyncio.get_running_loop(), 60.0)
     url, node = await _served_once(upstreams, listener)
     [kept] = upstreams._idle[url]
