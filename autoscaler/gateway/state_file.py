@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from pathlib import Path
 
 import structlog
 from pydantic import ValidationError
 
+from autoscaler.durable_file import replace_file
 from autoscaler.errors import ConfigError
 from autoscaler.gateway.endpoint import EndpointState
 from autoscaler.gateway.pools import Pools
@@ -87,7 +87,7 @@ class StateFile:
             generation = self._pools.generation
             text = snapshot(self._pools).model_dump_json(indent=1).encode()
             try:
-                await asyncio.to_thread(_replace, self._path, text)
+                await asyncio.to_thread(replace_file, self._path, text)
             except OSError as exc:
                 log.error("state_file_unwritable", path=str(self._path), error=str(exc))
                 return False
@@ -136,19 +136,3 @@ def _restore(saved: SavedState, pools: Pools) -> None:
                 endpoint.drained_at = time.time()
             pool.put_endpoint(endpoint)
     pools.generation = saved.generation
-
-
-def _replace(path: Path, text: bytes) -> None:
-    """Write beside, sync, rename, sync the folder: after a power loss it is the old file or the new."""
-    beside = path.with_name(path.name + ".new")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

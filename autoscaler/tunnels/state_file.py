@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from pathlib import Path
 
 import structlog
 from pydantic import ValidationError
 
+from autoscaler.durable_file import replace_file
 from autoscaler.tunnels.schema import SavedState, TunnelBody
 from autoscaler.tunnels.tunnels import NoPortLeft, OtherSpec, Tunnels
 
@@ -64,7 +64,7 @@ class StateFile:
             state = SavedState(tunnels=[TunnelBody.of(t.spec, t.local_port) for t in self._tunnels])
             text = state.model_dump_json(indent=1).encode()
             try:
-                await asyncio.to_thread(_replace, self._path, text)
+                await asyncio.to_thread(replace_file, self._path, text)
             except OSError as exc:
                 if str(exc) != self._trouble:
                     log.error("state_file_unwritable", path=str(self._path), error=str(exc))
@@ -78,19 +78,3 @@ class StateFile:
             path.rename(path.with_name(f"{path.name}.bad-{int(time.time())}"))
         except OSError as exc:
             log.error("state_file_not_set_aside", path=str(path), error=str(exc))
-
-
-def _replace(path: Path, text: bytes) -> None:
-    """Write beside, sync, rename, sync the folder: after a power loss it is the old file or the new."""
-    beside = path.with_name(path.name + ".new")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
