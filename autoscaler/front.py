@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from autoscaler.quantity import Size
 
 MIB = 1024 * 1024
+_PATH = r"^/[A-Za-z0-9._/-]*$"
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -42,6 +43,7 @@ class FrontSettings(BaseModel):
         tls_key: the key's file, when `tls` is a file without it.
         client_keys: a TOML file of client keys, or a directory of such files.
         behind_proxy: a proxy before it has TLS and checks clients, and nobody else reaches it.
+        paths: what clients may POST to besides the paths of inference, such as an engine's own.
         max_body: a larger request body is answered 413.
         max_connections: clients connected at the same time.
     """
@@ -55,6 +57,7 @@ class FrontSettings(BaseModel):
     tls_key: Path | None = None
     client_keys: Path | None = None
     behind_proxy: bool = False
+    paths: Annotated[tuple[Annotated[str, Field(pattern=_PATH)], ...], Field(max_length=100)] = ()
     max_body: Annotated[Size, Field(ge=1024, le=1024 * MIB)] = 32 * MIB
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
 

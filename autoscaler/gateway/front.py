@@ -13,20 +13,10 @@ from autoscaler.gateway.body import Bodies
 from autoscaler.gateway.connection import ClientConnection
 from autoscaler.gateway.errors import RequestError, error_response
 from autoscaler.gateway.forward import Call, Forwarder
+from autoscaler.gateway.paths import INFERENCE
 from autoscaler.gateway.pool import Pool
 from autoscaler.gateway.pools import Pools
 from autoscaler.gateway.prompt import allowed_output, surely_too_long
-
-# Engines serve their administration on the same port: clients have no business there.
-_ADMINISTRATION = frozenset(
-    (
-        *("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/load_lora_adapter"),
-        *("/unload_lora_adapter", "/sleep", "/wake_up", "/pause", "/resume", "/shutdown"),
-        *("/reset_prefix_cache", "/reset_mm_cache", "/collective_rpc", "/flush_cache"),
-        *("/update_weights", "/update_weights_from_disk", "/abort_request", "/start_profile"),
-        *("/stop_profile", "/scale_elastic_ep", "/slots", "/props"),
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +30,17 @@ class _Asked:
 
 @dataclass(eq=False, slots=True)
 class Front:
-    """Answers one request of a client."""
+    """Answers one request of a client.
+
+    Attributes:
+        paths: what may be POSTed to besides the paths of inference.
+    """
 
     pools: Pools
     forwarder: Forwarder
     admission: Admission
     bodies: Bodies
+    paths: frozenset[str] = frozenset()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
@@ -66,13 +61,15 @@ class Front:
             return web.Response(text="ok\n")
         account = self.admission.identify(request.headers)
         match request.method:
-            case "POST" if unquote(path).rstrip("/") not in _ADMINISTRATION:  # as engines read it
+            case "POST" if (
+                path in INFERENCE or path in self.paths
+            ):  # as it is written, and so passed on
                 return await self._forward(request, account)
             case "GET" if path == "/v1/models":
                 return self._models(account)
             case "GET" if path.startswith("/v1/models/"):
                 return self._model(unquote(path.removeprefix("/v1/models/")), account)
-        raise RequestError(404, "unknown_url", f"there is no {request.method} {path[:200]}")
+        raise RequestError(404, "unknown_url", _unknown(request.method, path))
 
     async def _forward(
         self, request: web.BaseRequest, account: Account | None
@@ -144,6 +141,11 @@ class Front:
             "owned_by": "autoscaler",
             "root": pool.settings.model,
         }
+
+
+def _unknown(method: str, path: str) -> str:
+    way_out = ", unless its operator lists the path in [front] paths" if method == "POST" else ""
+    return f"this gateway serves no {method} {path[:200]}{way_out}"
 
 
 def _check_length(fields: dict[str, object], size: int, pool: Pool) -> None:

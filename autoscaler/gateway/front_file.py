@@ -41,6 +41,7 @@ def read_front(path: Path) -> GatewaySettings:
         tls_key=front.tls_key,
         client_keys=front.client_keys,
         behind_proxy=front.behind_proxy,
+        paths=front.paths,
         max_body_bytes=front.max_body,
         max_connections=front.max_connections,
     )

@@ -135,7 +135,13 @@ class Gateway:
             stack.callback(upstreams.close)
             door, bodies = self.door, self.bodies
             door.open()
-            front = Front(pools, Forwarder(self.settings, upstreams), door.admission, bodies)
+            front = Front(
+                pools,
+                Forwarder(self.settings, upstreams),
+                door.admission,
+                bodies,
+                frozenset(self.settings.paths),
+            )
             clients = ClientServer(
                 web.Server(front.handle, handler_cancellation=True),
                 self.settings,

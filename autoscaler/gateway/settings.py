@@ -77,6 +77,7 @@ class GatewaySettings:
         tls_key: the key's file, when `tls` is a file without it.
         client_keys: a file of client keys, or a directory of such files; None lets everybody ask.
         behind_proxy: a proxy before us has TLS and checks clients, so that a public address needs neither here.
+        paths: what clients may POST to besides the paths of inference.
         control: path of the Unix socket that the daemon drives.
         state_file: where pools and endpoints outlive a restart; None keeps nothing.
         metrics: (host, port) of a page for Prometheus alone; None leaves it to the control socket.
@@ -101,6 +102,7 @@ class GatewaySettings:
     tls_key: Path | None = None
     client_keys: Path | None = None
     behind_proxy: bool = False
+    paths: tuple[str, ...] = ()
     control: Path = Path("/run/autoscaler/gateway.sock")
     state_file: Path | None = None
     metrics: tuple[str, int] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import resource
 import ssl
 from pathlib import Path
@@ -14,6 +15,7 @@ import openai
 import pytest
 from aiohttp import web
 
+from autoscaler.gateway.paths import INFERENCE
 from tests.gateway.front_parts import eventually, write_keys, write_pair
 
 MODEL = "org/chat-8b"
@@ -309,7 +311,14 @@ async def test_a_prompt_that_is_surely_too_long_is_refused_and_in_doubt_it_passe
         b"/v1/load_lora_adapter",
         b"/v1/load%5Flora%5fadapter",
         b"/%76%31/load_lora_adapter/",
+        b"/v1/chat/../../sleep",
+        b"//v1/completions",
         b"/sleep?level=1",
+        b"/slots/0?action=erase",
+        b"/lora-adapters",
+        b"/api/pull",
+        b"/api/delete",
+        b"/invented_in_the_next_release",
         b"/v1/chat/completions/\xff\xfe",
         b"/v1/completions?q=\xc3\xa9",
     ],
@@ -328,3 +337,28 @@ async def test_no_spelling_of_a_path_reaches_an_engines_administration_or_breaks
 
     assert answer.split()[1] in (b"400", b"404")
     assert engine.bodies == []
+
+
+async def test_an_engines_own_path_is_served_once_its_operator_lists_it(
+    start: Any, engine: Any
+) -> None:
+    async with start(paths=("/v1/my-engine",)) as gateway:
+        await gateway.pool()
+        await gateway.add("a", engine.url)
+        found = []
+        for path in ("/v1/my-engine", "/v1/rerank", "/v1/other"):
+            url = f"{gateway.url}{path}"
+            async with gateway.client.post(url, json={"model": MODEL}) as answer:
+                found.append((answer.status, await answer.text()))
+
+    assert [status for status, _ in found] == [200, 200, 404]
+    assert "[front] paths" in found[2][1]
+    assert len(engine.bodies) == 2
+
+
+def test_the_page_lists_the_paths_that_are_served() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "front-door.md").read_text()
+    section = page.partition("## Paths\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+
+    assert set(re.findall(r"`([^`]+)`", "".join(rows))) == INFERENCE

@@ -196,14 +196,14 @@ async def test_the_node_is_asked_with_its_own_host_path_and_length(gateway: Any)
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
     async with node(answer) as (url, heard):
         await gateway.add("a", url + "/base")
-        asked_url = URL(f"{gateway.url}/v1/a%2Fb?a=%2F", encoded=True)
+        asked_url = URL(f"{gateway.url}/v1/completions?a=%2F", encoded=True)
         asked = gateway.client.post(asked_url, json={"model": MODEL})
         async with asked as response:
             await response.read()
 
     head, _, body = heard[0].partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
-    assert lines[0] == b"POST /base/v1/a%2Fb?a=%2F HTTP/1.1"
+    assert lines[0] == b"POST /base/v1/completions?a=%2F HTTP/1.1"
     assert f"Host: {url.removeprefix('http://')}".encode() in lines
     assert sum(line.lower().startswith(b"content-length:") for line in lines) == 1
     assert json.loads(body) == {"model": MODEL}
