@@ -327,7 +327,6 @@ class Daemon:
             loop.add_signal_handler(signum, self.stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self.wakes.now("policies"))
         server = Server(self)
-        self.wakes.start()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._group = tasks

@@ -1,6 +1,7 @@
-"""Wakes what runs now and then: apscheduler sets an event, and that is all it does.
+"""Wakes what runs now and then: a timer sets an event, and that is all it does.
 
-A wake that comes while the last round still runs is kept, once: rounds never pile up and never run side by side.
+A wake that comes while the last round still runs is kept, once: rounds never pile up and never run side by side. The
+timers are the event loop's own, which know no wall clock: one that is set back by an hour delays no round.
 """
 
 from __future__ import annotations
@@ -8,42 +9,28 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
-
 
 class Wakes:
     """Named events, set at intervals."""
 
     def __init__(self) -> None:
-        self._scheduler = AsyncIOScheduler(timezone="UTC")
         self._events: dict[str, asyncio.Event] = {}
-
-    def start(self) -> None:
-        self._scheduler.start()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def stop(self) -> None:
-        if self._scheduler.running:
-            self._scheduler.shutdown(wait=False)
+        """Set nothing at intervals any more."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
 
     def every(self, name: str, interval: timedelta) -> None:
         """Set the event of that name now and at every interval from now on."""
-        event = self._events.setdefault(name, asyncio.Event())
-        event.set()
-        self._scheduler.add_job(
-            event.set,
-            "interval",
-            seconds=interval.total_seconds(),
-            id=name,
-            replace_existing=True,
-            coalesce=True,
-            max_instances=1,
-            misfire_grace_time=None,
-        )
+        self._cancel(name)
+        self._ring(name, interval.total_seconds(), asyncio.get_running_loop().time())
 
     def forget(self, name: str) -> None:
         """Set it no more."""
-        if self._scheduler.get_job(name) is not None:
-            self._scheduler.remove_job(name)
+        self._cancel(name)
         self._events.pop(name, None)
 
     def now(self, name: str) -> None:
@@ -56,3 +43,16 @@ class Wakes:
         event = self._events.setdefault(name, asyncio.Event())
         await event.wait()
         event.clear()
+
+    def _ring(self, name: str, interval_s: float, due: float) -> None:
+        self._events.setdefault(name, asyncio.Event()).set()
+        loop = asyncio.get_running_loop()
+        due += interval_s
+        if due <= loop.time():  # the loop was held up for longer: what was missed is one wake
+            due = loop.time() + interval_s
+        self._timers[name] = loop.call_at(due, self._ring, name, interval_s, due)
+
+    def _cancel(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -17,7 +18,6 @@ NEVER = timedelta(days=1)
 @pytest.fixture
 async def wakes() -> AsyncIterator[Wakes]:
     made = Wakes()
-    made.start()
     yield made
     made.stop()
 
@@ -75,9 +75,17 @@ async def test_another_interval_replaces_the_first(wakes: Wakes) -> None:
     assert not await is_set(wakes, "pass")
 
 
-async def test_stopping_twice_is_no_error() -> None:
-    wakes = Wakes()
-    wakes.stop()
-    wakes.start()
+async def test_a_loop_that_was_held_up_makes_up_for_one_wake_only(wakes: Wakes) -> None:
+    wakes.every("pass", timedelta(milliseconds=100))
+    await wakes.wait("pass")
+    time.sleep(1.05)  # noqa: ASYNC251 - the loop is held up: that is what is tested
+
+    async with asyncio.timeout(5):
+        await wakes.wait("pass")
+    assert not await is_set(wakes, "pass")
+
+
+async def test_stopping_twice_is_no_error(wakes: Wakes) -> None:
+    wakes.every("pass", OFTEN)
     wakes.stop()
     wakes.stop()
