@@ -8,24 +8,16 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 
-import aiohttp
 import structlog
 
-from autoscaler.balance.assemble import build_balancers
-from autoscaler.balance.group import BalancerGroup
-from autoscaler.balance.remote import HaproxySockets
 from autoscaler.brakes.proof import Proof
 from autoscaler.clock import Clock, SystemClock
-from autoscaler.cloud.mkinf.connect import open_cloud, settings_of
-from autoscaler.cloud.mkinf.emulated import why_no_emulator
-from autoscaler.cloud.protocol import Cloud
 from autoscaler.cloud_check import CloudCheck
-from autoscaler.config import CloudSettings, Config
-from autoscaler.directories import private_directory
+from autoscaler.config import Config
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import Node
 from autoscaler.domain.offer import Offer
@@ -34,39 +26,30 @@ from autoscaler.errors import (
     PaymentRequired,
     StoreUnavailable,
 )
-from autoscaler.front_door import warm_up_door
-from autoscaler.gateway.notify import Notifier
 from autoscaler.health import Health
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.firewall import FirewallGate
 from autoscaler.nodes.inventory import Owner
-from autoscaler.nodes.keys import client_key, private_key, public_line
 from autoscaler.nodes.launch import Launcher, Scripts
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.listing import InventoryFeed
-from autoscaler.nodes.prober import NodeProber
 from autoscaler.nodes.runner import NodeRunner, Parts
 from autoscaler.nodes.startup.pins import ImagePins
 from autoscaler.nodes.startup.render import render
 from autoscaler.nodes.sweep import ORPHANS_MODEL, Sweeper
-from autoscaler.nodes.verify_http import node_session
-from autoscaler.observe.assemble import build_feed
-from autoscaler.observe.demand import DemandWatch
 from autoscaler.observe.feed import SignalFeed
 from autoscaler.operate import Operations
+from autoscaler.outside import OpenOutside, Outside, open_outside
 from autoscaler.passes import Passes
 from autoscaler.policies import PolicyBook
 from autoscaler.policy import Policy
 from autoscaler.reconcile import Feed, Reconciler
 from autoscaler.serve.metrics import Metrics
-from autoscaler.serve.server import Server
 from autoscaler.serve.views import Views
-from autoscaler.store.protocol import Store
-from autoscaler.store.sqlite import SqliteStore
 from autoscaler.sweeping import SweepRounds
 from autoscaler.uptake import PolicyUptake
 from autoscaler.wakes import Wakes
-from autoscaler.ways import authority_of, build_reach, tend
+from autoscaler.ways import tend
 
 log = structlog.get_logger(__name__)
 
@@ -77,14 +60,11 @@ class Daemon:
     """One running autoscaler."""
 
     def __init__(
-        self,
-        config: Config,
-        clock: Clock | None = None,
-        cloud: Callable[[CloudSettings, Clock], Cloud] = open_cloud,
+        self, config: Config, clock: Clock | None = None, outside: OpenOutside = open_outside
     ) -> None:
-        """Take what it is made of; `cloud` opens the one that it rents from."""
+        """Take what it is made of; `outside` opens all of it that touches the world."""
         self.config = config
-        self._open_cloud = cloud
+        self._open_outside = outside
         self.clock: Clock = clock or SystemClock()
         self.health = Health()
         self.book = PolicyBook(
@@ -94,7 +74,6 @@ class Daemon:
             reach=config.way,
         )
         self.wakes = Wakes()
-        self.notifier = Notifier()
         unneeded = frozenset({"firewall"}) if config.way == "tunnel" else frozenset()
         self.proof = Proof(self._must_prove, unneeded)
         self.started = asyncio.Event()
@@ -113,58 +92,28 @@ class Daemon:
             ConfigError: config or policies are wrong. StoreUnavailable: the store cannot be used.
         """
         self.book.load()
-        private_directory(self.config.state_dir)
-        private_directory(self.config.runtime_dir)
-        key = client_key(self.config.ssh_key_file, self.config.ssh.key_type)
-        timings = self.config.timings
-        store = SqliteStore.open(self.config.store_file, timings.lease_time, timings.store_wait)
-        try:
-            authority = authority_of(self.config, self.clock)
-            vouches = authority.pem if authority is not None else None
-            self._reach = build_reach(
-                self.config, authority, self.clock, lambda: self.book.policies
-            )
-            async with (
-                aiohttp.ClientSession(trust_env=False) as session,
-                node_session(vouches) as self._nodes,
-                warm_up_door(self.config, vouches, self._nodes, lambda: self.sockets) as self._door,
-            ):
-                cloud = self._open_cloud(self.config.cloud, self.clock)
-                self.sockets = HaproxySockets(
-                    self.config.haproxy,
-                    lambda path: key if path is None else private_key(path, "haproxy.ssh_key_file"),
-                )
-                balancers = build_balancers(self.config, self.sockets, self.clock.boot_s, vouches)
-                try:
-                    self._build(store, cloud, balancers, session, public_line(key))
-                    self._prober.use(key)
-                    await self._run_parts()
-                finally:
-                    for feed in self._feeds.values():
-                        await feed.close()
-                    await balancers.close()
-                    await self.sockets.close()
-                    await cloud.close()
-        finally:
-            await store.close()
+        async with self._open_outside(
+            self.config, self.clock, lambda: self.book.policies
+        ) as outside:
+            self._build(outside)
+            try:
+                await self._run_parts()
+            finally:
+                for feed in self._feeds.values():
+                    await feed.close()
 
-    def _build(
-        self,
-        store: Store,
-        cloud: Cloud,
-        balancers: BalancerGroup,
-        session: aiohttp.ClientSession,
-        public_key: str,
-    ) -> None:
-        config, clock = self.config, self.clock
+    def _build(self, outside: Outside) -> None:
+        config, clock, store, cloud = self.config, self.clock, outside.store, outside.cloud
+        balancers, reach = outside.balancers, outside.reach
         holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self.store, self.cloud, self.balancers, self._session = store, cloud, balancers, session
+        self._outside, self._reach = outside, reach
+        self.store, self.cloud, self.balancers = store, cloud, balancers
         self.leases = Leases(store, holder, clock)
         self.check = CloudCheck(
             config=config,
             book=self.book,
             cloud=cloud,
-            why_no_emulator=lambda: why_no_emulator(settings_of(config.cloud)),
+            why_no_emulator=outside.why_no_emulator,
             store=store,
             clock=clock,
             health=self.health,
@@ -179,9 +128,6 @@ class Daemon:
             manage=config.firewall.manage and config.way != "tunnel",
         )
         self._pins = ImagePins(store)
-        self._prober = NodeProber(
-            config, self._nodes, clock, self._reach, self._door, pins=self._pins
-        )
         self.metrics = Metrics()
         launcher = Launcher(
             store,
@@ -191,7 +137,7 @@ class Daemon:
             lambda: self.market.last,
             self._render,
             self.firewall,
-            public_key,
+            outside.public_key,
             self.health.forbidden,
             lambda why: self.health.want_payment(why, clock.boot_s()),
             config.cloud.create_timeout,
@@ -204,8 +150,8 @@ class Daemon:
                 leases=self.leases,
                 inventory=self.inventory,
                 balancers=balancers,
-                prober=self._prober,
-                reach=self._reach,
+                prober=outside.prober(self._pins),
+                reach=reach,
                 launcher=launcher,
                 timings=config.timings,
                 policies=lambda: self.book.policies,
@@ -270,7 +216,7 @@ class Daemon:
             wakes=self.wakes,
             market=self.market,
             firewall=self.firewall,
-            reach=self._reach,
+            reach=reach,
             metrics=self.metrics,
             health=self.health,
             start=self._start_model,
@@ -304,15 +250,7 @@ class Daemon:
 
     def _feed(self, model: ModelName) -> Feed:
         if model not in self._feeds:
-            policy = self.book.policies[model]
-            self._feeds[model] = build_feed(
-                policy,
-                self.config,
-                self._session,
-                lambda: self.balancers.overlooked(model),
-                self.sockets.stats,
-                self._nodes,
-            )
+            self._feeds[model] = self._outside.feed(self.book.policies[model])
         return self._feeds[model]
 
     async def _drop_feed(self, model: ModelName) -> None:
@@ -322,18 +260,16 @@ class Daemon:
 
     async def _run_parts(self) -> None:
         await self.sweeping.count_start()
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self.wakes.now("policies"))
-        server = Server(self)
+        reload = partial(self.wakes.now, "policies")
+        self._outside.on_signals(self.stop, reload)
+        face = self._outside.face(self)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._group = tasks
                 await self._take_leases()
                 await self._pins.load()
                 await self.uptake.take_up()
-                tasks.create_task(server.run(), name="serve")
+                tasks.create_task(face.run(), name="serve")
                 for name, part in (
                     ("leases", self._keep_leases),
                     ("market", self._read_market),
@@ -342,7 +278,7 @@ class Daemon:
                     ("policies", self.uptake.reload),
                     (
                         "policy-files",
-                        lambda: self.uptake.watch_files(self.config.policies, self._stopping),
+                        lambda: self._outside.watch_policies(reload, self._stopping),
                     ),
                     ("nodes", self._move_nodes),
                     ("demand", self._watch_demand),
@@ -352,12 +288,12 @@ class Daemon:
                     tasks.create_task(self._supervised(name, part), name=name)
                 for model in self.book.policies:
                     self._start_model(model)
-                await server.listening.wait()
-                self.notifier.send("READY=1", "STATUS=running")
+                await face.listening.wait()
+                self._outside.tell_manager("READY=1", "STATUS=running")
                 self.started.set()
                 log.info("daemon_started", models=sorted(self.book.policies), pid=os.getpid())
                 await self._stopping.wait()
-                self.notifier.send("STOPPING=1")
+                self._outside.tell_manager("STOPPING=1")
                 raise _Stop
         except* _Stop:
             log.info("daemon_stopped", nodes="left serving")
@@ -452,13 +388,12 @@ class Daemon:
 
     async def _watch_demand(self) -> None:
         """A request that begins to wait at the gateway wakes its model's pass."""
-        watch = DemandWatch(self.config.gateway_control, self.config.timings.reconcile)
-        await watch.run(lambda model: self.wakes.now(f"model {model}"))
+        await self._outside.watch_demand(lambda model: self.wakes.now(f"model {model}"))
 
     # small things
 
     def _feed_watchdog(self) -> None:
-        self.notifier.send("WATCHDOG=1")
+        self._outside.tell_manager("WATCHDOG=1")
 
     def _node_changed(self, before: Node, after: Node) -> None:
         self.metrics.node_changed(before, after)

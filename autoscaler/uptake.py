@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import structlog
-from watchfiles import awatch
 
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import NodeEvent
@@ -110,11 +107,6 @@ class PolicyUptake:
                 await self.drop_feed(model)
                 self.wakes.now(f"model {model}")
             self.want_ports()
-
-    async def watch_files(self, directory: Path, stopping: asyncio.Event) -> None:
-        """Wake a reload when a policy file changes."""
-        async for _ in awatch(directory, stop_event=stopping, debounce=300):
-            self.wakes.now("policies")
 
     def want_ports(self) -> None:
         """Every port that a node of any policy may serve on: one per replica."""

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ from autoscaler.domain.node import State
 from autoscaler.domain.offer import Offer
 from autoscaler.errors import AutoscalerError, ConfigError, StoreUnavailable
 from autoscaler.log import set_up
+from autoscaler.outside import open_outside
 from autoscaler.policies import PolicyBook
 from autoscaler.policy import Mode, NodeBounds, Policy
 from autoscaler.store.protocol import Store
@@ -149,7 +151,7 @@ class Tryout:
             }
         )
         async with _gateway(self._directory, port):
-            daemon = Daemon(own, self._clock, self._watched)
+            daemon = Daemon(own, self._clock, partial(open_outside, cloud=self._watched))
             daemon.proof = Proof(lambda: False)  # this is how it is proven
             daemon.book = PolicyBook(
                 own.policies,
