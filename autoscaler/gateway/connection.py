@@ -17,6 +17,7 @@ import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from autoscaler.gateway.crowd import Crowd, network_of
 from autoscaler.gateway.errors import RequestError, error_body, error_response
 from autoscaler.gateway.settings import GatewaySettings
 from autoscaler.gateway.tls_arrival import TlsArrival
@@ -44,10 +45,15 @@ class ClientConnection(RequestHandler):
         head_since: monotonic time since when a request head is owed, or None while one is served or
             the connection is idle between two requests.
         closing_since: since when the connection is being closed, or None.
+        network: whose it is; None where that says nothing.
+        has_asked: a request has come by it.
         on_writable: called when the client takes bytes again after its buffer was full.
     """
 
-    __slots__ = ("closing_since", "head_since", "on_writable", "owner")
+    __slots__ = (
+        *("closing_since", "has_asked", "head_since", "heard_at", "network", "on_writable"),
+        "owner",
+    )
 
     def __init__(self, owner: ClientServer) -> None:
         settings = owner.settings
@@ -63,7 +69,10 @@ class ClientConnection(RequestHandler):
         )
         self.owner = owner
         self.head_since: float | None = None
+        self.heard_at = owner.loop.time()
         self.closing_since: float | None = None
+        self.network: str | None = None
+        self.has_asked = False
         self.on_writable: Callable[[], None] | None = None
 
     def resume_writing(self) -> None:
@@ -83,13 +92,13 @@ class ClientConnection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.head_since = self.owner.loop.time()
-        if self.owner.is_full:
-            self.owner.refused_total += 1
+        self.head_since = self.heard_at = self.owner.loop.time()
+        self.network = self.owner.network_of(transport)
+        self.owner.connections.add(self)
+        if not self.owner.crowd.enter(self):
             if self.transport is not None:
                 self.transport.write(_FULL)
             self.force_close()
-        self.owner.connections.add(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.owner.lost(self)
@@ -97,8 +106,29 @@ class ClientConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         if self.head_since is None and self._current_request is None:
-            self.head_since = self.owner.loop.time()
+            self.head_since = self.heard_at = self.owner.loop.time()
         super().data_received(data)
+
+    def asked(self) -> None:
+        """Note that a request's head is whole."""
+        self.head_since = None
+        self.has_asked = True
+
+    def answered(self) -> None:
+        """Note that a request's answer is whole."""
+        self.heard_at = self.owner.loop.time()
+
+    @property
+    def silent_since(self) -> float | None:
+        """Since when it has asked for nothing, or asks without end (`Guest`)."""
+        is_closing = self.transport is None or self.transport.is_closing()
+        if is_closing or self._current_request is not None or self._messages:
+            return None
+        return self.heard_at
+
+    def make_room(self) -> None:
+        """Close it for somebody else's sake (`Guest`)."""
+        self.force_close()
 
     @property
     def is_idle(self) -> bool:
@@ -132,7 +162,7 @@ class ClientServer:
         tls: what makes TLS handshakes; None serves plain HTTP.
         connections: those that speak HTTP by now.
         arrivals: those whose TLS handshake is not done.
-        refused_total: connections beyond the bound.
+        crowd: all of both, within their bound.
         handshake_failures_total: clients that did not agree on TLS with us.
     """
 
@@ -149,7 +179,7 @@ class ClientServer:
         self.tls = tls
         self.connections: set[ClientConnection] = set()
         self.arrivals: set[TlsArrival] = set()
-        self.refused_total = 0
+        self.crowd = Crowd(settings.max_connections, loop.time)
         self.handshake_failures_total = 0
         self._emptied = asyncio.Event()
 
@@ -158,29 +188,34 @@ class ClientServer:
             return ClientConnection(self)
         return TlsArrival(self, self.tls)
 
-    @property
-    def is_full(self) -> bool:
-        return len(self.connections) + len(self.arrivals) >= self.settings.max_connections
+    def network_of(self, transport: asyncio.BaseTransport) -> str | None:
+        """Say whose a connection is; None behind a proxy, from which all come."""
+        if self.settings.behind_proxy:
+            return None
+        return network_of(transport.get_extra_info("peername"))
 
     # while TLS is agreed upon
 
     def arrived(self, arrival: TlsArrival) -> bool:
         """Note a connection that begins its handshake; say whether there is room for it."""
-        if self.is_full:
-            self.refused_total += 1
+        if not self.crowd.enter(arrival):
             return False
         self.arrivals.add(arrival)
         return True
 
     def agreed(self, arrival: TlsArrival) -> ClientConnection:
         """Make what speaks HTTP on a connection whose handshake is done."""
-        self.arrivals.discard(arrival)
+        self._forget(arrival)
         return ClientConnection(self)
 
     def disagreed(self, arrival: TlsArrival) -> None:
         """Note that a handshake failed, or was given up."""
-        self.arrivals.discard(arrival)
+        self._forget(arrival)
         self.handshake_failures_total += 1
+
+    def _forget(self, arrival: TlsArrival) -> None:
+        self.arrivals.discard(arrival)
+        self.crowd.leave(arrival)
 
     def sweep(self) -> None:
         """Close the connections that owe a request head for too long, or will not finish closing."""
@@ -202,6 +237,7 @@ class ClientServer:
                 connection.force_close()
 
     def lost(self, connection: ClientConnection) -> None:
+        self.crowd.leave(connection)
         self.connections.discard(connection)
         if not self.connections:
             self._emptied.set()

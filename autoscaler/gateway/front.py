@@ -45,11 +45,14 @@ class Front:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
         if isinstance(connection, ClientConnection):
-            connection.head_since = None
+            connection.asked()
         try:
             response = await self._route(request)
         except RequestError as error:
             response = error_response(error)
+        finally:
+            if isinstance(connection, ClientConnection):
+                connection.answered()
         # A retired process says so in the head, or not at all: a client must not ask again on what just closes.
         if self.pools.is_stopping or (self.pools.is_retired and not response.prepared):
             response.force_close()

@@ -42,7 +42,12 @@ class FrontPage:
         yield _counter(
             "refused_connections",
             "Client connections beyond the bound.",
-            clients.refused_total if clients else None,
+            clients.crowd.refused_total if clients else None,
+        )
+        yield _counter(
+            "evicted_connections",
+            "Silent client connections that were closed to make room for others.",
+            clients.crowd.evicted_total if clients else None,
         )
         yield _counter(
             "tls_handshake_failures",

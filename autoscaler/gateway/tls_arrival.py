@@ -22,6 +22,8 @@ class Owner(Protocol):
 
     loop: asyncio.AbstractEventLoop
 
+    def network_of(self, transport: asyncio.BaseTransport) -> str | None: ...
+
     def arrived(self, arrival: TlsArrival) -> bool: ...
 
     def agreed(self, arrival: TlsArrival) -> asyncio.Protocol: ...
@@ -30,16 +32,24 @@ class Owner(Protocol):
 
 
 class TlsArrival(asyncio.Protocol):
-    """Shakes hands, then hands the connection over. Its task ends with it."""
+    """Shakes hands, then hands the connection over. Its task ends with it.
+
+    Attributes:
+        network, has_asked, silent_since: what it is to the crowd (`Guest`).
+    """
 
     def __init__(self, owner: Owner, context: ssl.SSLContext) -> None:
         self._owner = owner
         self._context = context
+        self.network: str | None = None
+        self.has_asked = False
+        self._began_at = owner.loop.time()
         self._transport: asyncio.Transport | None = None
         self._handshake: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         plain = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self.network = self._owner.network_of(plain)
         if not self._owner.arrived(self):
             plain.abort()  # without TLS there is no way to say why
             return
@@ -57,6 +67,15 @@ class TlsArrival(asyncio.Protocol):
         self._handshake = self._owner.loop.create_task(
             self._shake_hands(plain, early, _rest_of(upgrade, awaited))
         )
+
+    @property
+    def silent_since(self) -> float | None:
+        """Since when it shakes hands; None once that is over (`Guest`)."""
+        return None if self._handshake is None or self._handshake.done() else self._began_at
+
+    def make_room(self) -> None:
+        """Give up for somebody else's sake (`Guest`)."""
+        self.abort()
 
     def abort(self) -> None:
         """Give up."""

@@ -201,9 +201,7 @@ async def test_a_client_that_reads_a_byte_a_second_is_cut_and_the_others_are_ser
     assert written < 50_000_000  # what the kernel's buffers take, and no memory of ours
 
 
-async def test_idle_connections_are_bounded_and_who_is_connected_is_served(
-    start: Any, engine: Any
-) -> None:
+async def test_idle_connections_are_bounded_and_shut_nobody_out(start: Any, engine: Any) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     many = min(1000, (soft - 400) // 2)  # both ends are in this process
     async with start(max_connections=many) as gateway:
@@ -214,18 +212,46 @@ async def test_idle_connections_are_bounded_and_who_is_connected_is_served(
         clients = gateway.gateway.clients
         await eventually(lambda: len(clients.connections) == many)
 
-        reader, writer = await open_to(gateway)
-        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        refused = await reader.read()
+        reads: list[bytes] = []
+        async with asyncio.timeout(20):  # who has just come may be about to ask, and is left alone
+            while not reads or not reads[-1].startswith(b"HTTP/1.1 200"):
+                reader, writer = await open_to(gateway)
+                writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                reads.append(await reader.read())
+                writer.close()
+                await asyncio.sleep(0.05)
         again, _, _ = await gateway.chat()
-        for _, one in (*idle, (reader, writer)):
+        evicted = clients.crowd.evicted_total
+        first = await idle[0][0].read()  # the longest silent one made room
+        for _, one in idle:
             one.close()
         await eventually(lambda: len(clients.connections) <= 1)
-        async with aiohttp.ClientSession() as late, late.get(f"{gateway.url}/health") as health:
-            assert health.status == 200
+
+    assert (status, again) == (200, 200)
+    assert len(clients.crowd.guests) <= 1
+    assert evicted == 1
+    assert first == b""
+
+
+async def test_who_is_served_makes_room_for_nobody_and_one_more_is_told_to_come_back(
+    start: Any, engine: Any
+) -> None:
+    engine.gate.clear()
+    async with start(max_connections=3) as gateway:
+        await gateway.pool()
+        await gateway.add("a", engine.url)
+        asked = [asyncio.create_task(gateway.chat()) for _ in range(3)]
+        for _ in asked:
+            await engine.started.acquire()
+
+        reader, writer = await open_to(gateway)
+        refused = await reader.read()
+        writer.close()
+        engine.gate.set()
+        answers = await asyncio.gather(*asked)
 
     head, _, body = refused.partition(b"\r\n\r\n")
-    assert (status, again) == (200, 200)
+    assert [status for status, _, _ in answers] == [200, 200, 200]
     assert head.startswith(b"HTTP/1.1 503")
     assert b"Retry-After: 5" in head
     assert json.loads(body)["error"]["code"] == "too_many_connections"
