@@ -25,8 +25,9 @@ from autoscaler.gateway.endpoint import Endpoint
 from autoscaler.gateway.errors import RequestError
 from autoscaler.gateway.framing import Head
 from autoscaler.gateway.held import COLD_START, Collected, HeldStream, asks_for_events
+from autoscaler.gateway.line import Ticket
 from autoscaler.gateway.passage import Passage, PassedResponse
-from autoscaler.gateway.pool import Pool, Refused, Ticket
+from autoscaler.gateway.pool import Pool, Refused
 from autoscaler.gateway.settings import GatewaySettings
 from autoscaler.gateway.upstream import (
     ConnectFailed,

@@ -81,7 +81,8 @@ class Front:
         try:
             asked = self._asked(body, account)
             with self.admission.admit(account, asked.tokens) as told:
-                ticket = asked.pool.arrive(len(asked.body))
+                owner = account.key.name if account is not None else None
+                ticket = asked.pool.arrive(len(asked.body), owner)
                 call = Call(request, asked.pool, ticket, asked.body, told)
                 return await self.forwarder.forward(call)
         finally:

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.http import StreamWriter
 
 from autoscaler.gateway.errors import RequestError, error_response
-from autoscaler.gateway.pool import Ticket
+from autoscaler.gateway.line import Ticket
 
 COLD_START = "x-autoscaler-cold-start"
 _COMMENT = b": waiting for a node\n\n"

@@ -12,7 +12,8 @@ import time
 from aiohttp import web
 
 from autoscaler.gateway.connection import ClientConnection
-from autoscaler.gateway.pool import Pool, Ticket
+from autoscaler.gateway.line import Ticket
+from autoscaler.gateway.pool import Pool
 from autoscaler.gateway.tokens import TokenMeter
 from autoscaler.gateway.upstream import NodeConnection
 

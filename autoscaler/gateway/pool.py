@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from autoscaler.gateway.affinity import choose
 from autoscaler.gateway.endpoint import ERROR_STREAK, Endpoint, EndpointState
 from autoscaler.gateway.figures import Figures, Ring
+from autoscaler.gateway.line import Line, Ticket, Waiter
 from autoscaler.gateway.outlook import UNKNOWN, Outlook
 from autoscaler.gateway.settings import PoolSettings, WaitBounds
 
@@ -36,25 +36,6 @@ class Refused(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
-    """One request's place in the line."""
-
-    size: int
-    arrived: float  # monotonic
-    is_cold: bool = False  # it waited while there was no node
-    waited_s: float = 0.0
-    tries: int = 0
-    affinity: int | None = None  # the key of its session
-
-
-@dataclass(eq=False, slots=True)
-class _Waiter:
-    ticket: Ticket
-    since: float
-    turn: asyncio.Future[Endpoint]
-
-
-@dataclass(eq=False, slots=True)
 class Pool:
     """A model's endpoints, its line, and its figures."""
 
@@ -69,11 +50,10 @@ class Pool:
     in_flight: int = 0
     running_elsewhere: int = 0  # at processes that this one took over from
     waiting_elsewhere: int = 0
-    waiting_bytes: int = 0
     tokens_per_byte: float = 0.25  # learned from the engines' usage figures
     is_closing: bool = False
     is_leaving: bool = False  # another process has taken over: each connection gets one more answer
-    _line: OrderedDict[_Waiter, None] = field(default_factory=OrderedDict)
+    _line: Line = field(default_factory=Line)
     _picks: int = 0
     _wakes: set[asyncio.TimerHandle] = field(default_factory=set)
 
@@ -83,6 +63,10 @@ class Pool:
     @property
     def waiting(self) -> int:
         return len(self._line)
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._line.size
 
     @property
     def has_active(self) -> bool:
@@ -100,14 +84,14 @@ class Pool:
 
     # a request's way
 
-    def arrive(self, size: int) -> Ticket:
+    def arrive(self, size: int, owner: str | None = None) -> Ticket:
         """Count a request of `size` bytes, whatever becomes of it."""
         now = time.monotonic()
         self.figures.arrivals_total += 1
         slot = self.ring.advance(now, self.in_flight + len(self._line) + 1)
         self.ring.arrivals[slot] += 1
         self.ring.prompt_tokens[slot] += int(size * self.tokens_per_byte)
-        return Ticket(size=size, arrived=now)
+        return Ticket(size=size, arrived=now, owner=owner)
 
     def take_now(self, ticket: Ticket) -> Endpoint | None:
         """Take the endpoint with the least in flight by weight, or that of the session; None means to wait."""
@@ -174,13 +158,12 @@ class Pool:
         )
 
     def dispatch(self) -> None:
-        """Give endpoints to those who wait, in turn, as far as they reach."""
+        """Give endpoints to those who wait, each owner in turn, as far as they reach."""
         while self._line:
-            endpoint = self._pick(next(iter(self._line)).ticket)
+            endpoint = self._pick(self._line.first().ticket)
             if endpoint is None:
                 return
-            waiter, _ = self._line.popitem(last=False)
-            self.waiting_bytes -= waiter.ticket.size
+            waiter = self._line.pop()
             if not waiter.turn.done():
                 waiter.turn.set_result(self._take(endpoint))
 
@@ -233,8 +216,7 @@ class Pool:
             handle.cancel()
         self._wakes.clear()
         while self._line:
-            waiter, _ = self._line.popitem(last=False)
-            self.waiting_bytes -= waiter.ticket.size
+            waiter = self._line.pop()
             if not waiter.turn.done():
                 waiter.turn.set_exception(Refused(reason, message))
 
@@ -280,7 +262,7 @@ class Pool:
         if endpoint.state is EndpointState.DRAINING and not endpoint.in_flight:
             endpoint.drained_at = time.time()
 
-    def _join(self, ticket: Ticket) -> _Waiter:
+    def _join(self, ticket: Ticket) -> Waiter:
         is_cold = not self.has_active
         bounds = self._bounds(is_cold)
         kind = "hold" if is_cold else "queue"
@@ -289,22 +271,40 @@ class Pool:
         if is_cold and self._is_in_vain(ticket):
             self.on_demand(self)  # it came, and a node is wanted, though not for its sake
             raise _in_vain()
-        if not ticket.tries and len(self._line) >= bounds.max_requests:
-            raise Refused(f"{kind}_requests", f"{len(self._line)} requests already wait")
-        if not ticket.tries and self.waiting_bytes + ticket.size > bounds.max_bytes:
-            raise Refused(f"{kind}_bytes", f"requests of {self.waiting_bytes} bytes already wait")
+        if not ticket.tries:
+            self._make_room(ticket, bounds, kind)
         ticket.is_cold = ticket.is_cold or is_cold
-        waiter = _Waiter(ticket, time.monotonic(), self.loop.create_future())
+        waiter = Waiter(ticket, time.monotonic(), self.loop.create_future())
         is_news = is_cold or not self._line
-        self._line[waiter] = None
-        if ticket.tries:
-            self._line.move_to_end(waiter, last=False)
-        self.waiting_bytes += ticket.size
+        self._line.join(waiter)
         if is_news:
             self.on_demand(self)
         return waiter
 
-    async def _wait(self, waiter: _Waiter) -> Endpoint:
+    def _make_room(self, ticket: Ticket, bounds: WaitBounds, kind: str) -> None:
+        """See that a newcomer fits into the line, at the cost of who has most in it.
+
+        Raises:
+            Refused: it does not.
+        """
+        is_long = len(self._line) >= bounds.max_requests
+        if not is_long and self._line.size + ticket.size <= bounds.max_bytes:
+            return
+        reason = f"{kind}_requests" if is_long else f"{kind}_bytes"
+        leaving = self._line.who_gives_way(ticket, bounds.max_requests, bounds.max_bytes)
+        if not leaving:
+            many = (
+                f"{len(self._line)} requests" if is_long else f"requests of {self._line.size} bytes"
+            )
+            raise Refused(reason, f"{many} already wait")
+        for waiter in leaving:
+            self._line.leave(waiter)
+            if not waiter.turn.done():
+                waiter.turn.set_exception(
+                    Refused(reason, "the line is full, and your key has the most requests in it")
+                )
+
+    async def _wait(self, waiter: Waiter) -> Endpoint:
         ticket = waiter.ticket
         try:
             while not waiter.turn.done():
@@ -324,11 +324,10 @@ class Pool:
                 self.dispatch()
             raise
 
-    def _leave(self, waiter: _Waiter) -> None:
+    def _leave(self, waiter: Waiter) -> None:
         if waiter in self._line:
             self.tick()
-            del self._line[waiter]
-            self.waiting_bytes -= waiter.ticket.size
+            self._line.leave(waiter)
             waiter.turn.cancel()
         waiter.ticket.waited_s += time.monotonic() - waiter.since
 

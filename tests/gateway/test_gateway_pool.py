@@ -22,13 +22,11 @@ def pool_of(*endpoints: Endpoint, bounds: WaitBounds | None = None) -> Pool:
     return pool
 
 
-async def waits(pool: Pool) -> asyncio.Task[Endpoint]:
+async def waits(pool: Pool, owner: str | None = None, size: int = 10) -> asyncio.Task[Endpoint]:
     """Start a request that has to wait, and let it come to its place in the line."""
-    before = pool.waiting
-    task = asyncio.create_task(pool.acquire(pool.arrive(10)))
-    async with asyncio.timeout(5):
-        while pool.waiting == before:  # noqa: ASYNC110 - the pool has no such event
-            await asyncio.sleep(0)
+    task = asyncio.create_task(pool.acquire(pool.arrive(size, owner)))
+    for _ in range(3):
+        await asyncio.sleep(0)
     return task
 
 
@@ -125,6 +123,70 @@ async def test_a_wait_that_began_before_the_last_node_left_has_the_bounds_of_hol
         await waiting
 
 
+async def test_a_turn_passes_from_client_to_client_however_many_one_of_them_sends() -> None:
+    pool = pool_of()
+    owners = [*("loud",) * 6, "ann", "ben", "ann"]
+    tasks = [await waits(pool, owner) for owner in owners]
+    only = Endpoint("a", "http://a", max_inflight=1)
+    pool.put_endpoint(only)
+
+    served = []
+    left = list(zip(owners, tasks, strict=True))
+    while left:
+        await asyncio.wait([task for _, task in left], return_when=asyncio.FIRST_COMPLETED)
+        (turn,) = [pair for pair in left if pair[1].done()]
+        left.remove(turn)
+        served.append(turn[0])
+        pool.release(only)
+
+    assert served[:6] == ["loud", "ann", "ben", "loud", "ann", "loud"]
+    assert tasks[0].done()
+
+
+async def test_in_a_full_line_who_has_most_gives_up_the_newest_to_who_has_less() -> None:
+    pool = pool_of(bounds=WaitBounds(4, 1 << 20, 60.0))
+    loud = [await waits(pool, "loud") for _ in range(4)]
+
+    ann = await waits(pool, "ann")
+    with pytest.raises(Refused, match="your key has the most") as displaced:
+        await loud[3]
+    with pytest.raises(Refused, match="4 requests already wait"):
+        await (await waits(pool, "loud"))
+    await waits(pool, "ann")
+    third = await waits(pool, "ann")  # two each by now
+    with pytest.raises(Refused, match="4 requests already wait"):
+        await third
+
+    assert displaced.value.reason == "hold_requests"
+    assert [task.done() for task in loud] == [False, False, True, True]
+    assert not ann.done()
+    assert pool.waiting == 4
+    await _ended(pool)
+
+
+async def test_in_a_line_full_of_bytes_too_and_what_cannot_fit_costs_nobody_anything() -> None:
+    pool = pool_of(bounds=WaitBounds(100, 100, 60.0))
+    loud = [await waits(pool, "loud", size=30) for _ in range(3)]
+
+    with pytest.raises(Refused, match="90 bytes already wait") as refused:
+        await (await waits(pool, "ann", size=101))
+    assert not any(task.done() for task in loud)
+    ann = await waits(pool, "ann", size=20)
+    with pytest.raises(Refused):
+        await loud[2]
+
+    assert refused.value.reason == "hold_bytes"
+    assert pool.waiting_bytes == 80
+    assert not ann.done()
+    await _ended(pool)
+
+
+async def _ended(pool: Pool) -> None:
+    pool.close("shutdown", "stopping")
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(("ask", "gone", "end", "fail", "add", "drain", "remove")),
@@ -152,7 +214,8 @@ async def _walk(steps: list[tuple[str, int]]) -> None:
         active = [e for e in pool.endpoints.values() if e.state is EndpointState.ACTIVE]
         match step:
             case "ask":
-                asked.append(asyncio.create_task(pool.acquire(pool.arrive(10))))
+                owner = (None, "ann", "ben")[number % 3]
+                asked.append(asyncio.create_task(pool.acquire(pool.arrive(10, owner))))
             case "gone" if asked:
                 asked[number % len(asked)].cancel()
             case "end" | "fail" if serving:
