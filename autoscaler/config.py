@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from autoscaler.front import FrontSettings
-from autoscaler.policy import OnLimit, SchemaNumber, Values, below_floor, floor
-from autoscaler.quantity import Duration, Usd, show_duration
+from autoscaler.policy import PolicyLimits, SchemaNumber, Values, below_floor, floor
+from autoscaler.quantity import Duration, show_duration
 
 _CALL_SLACK = timedelta(
     seconds=2
@@ -100,28 +100,16 @@ class CloudSettings(Values):
             return False
 
 
-class LimitSettings(Values):
+class LimitSettings(PolicyLimits):
     """What all models together may cost. Required on a real cloud."""
 
-    usd_per_hour: Usd | None = None
-    usd_per_day: Usd | None = None
-    usd_per_month: Usd | None = None
     nodes: Annotated[int, Field(ge=0)] = 10
     launches_per_window: Annotated[int, Field(ge=1)] = 60
     launch_window: Annotated[Duration, Field(le=timedelta(days=1)), floor(60)] = timedelta(
         minutes=10
     )
-    on_limit: OnLimit = OnLimit.HOLD
-    on_usd_per_hour: OnLimit | None = None  # default, as of the next three: on_limit
-    on_usd_per_day: OnLimit | None = None
-    on_usd_per_month: OnLimit | None = None
-    on_nodes: OnLimit | None = None
+    same_failure_limit: Annotated[int, Field(ge=1)] = 10
     prove_first: bool | None = None  # default: true, and false for an emulator on loopback
-
-    def action(self, limit: str) -> OnLimit:
-        """What a passed limit does, by the limit's key."""
-        own: OnLimit | None = getattr(self, f"on_{limit}")
-        return own or self.on_limit
 
 
 class SshSettings(Values):

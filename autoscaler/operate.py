@@ -28,7 +28,7 @@ from autoscaler.preview import Consequence, Word, foresee
 from autoscaler.quantity import show_duration
 from autoscaler.reconcile import Reconciler
 from autoscaler.serve.views import marked
-from autoscaler.store.protocol import Promotion, Store
+from autoscaler.store.protocol import RESUMED, Promotion, Store
 from autoscaler.wakes import Wakes
 
 log = structlog.get_logger(__name__)
@@ -76,7 +76,7 @@ class Operations:
         now = self._clock.now()
         await self._store.set_paused(model, None, now)
         await self._store.set_retired(model, None, now)
-        await self._store.set_meta(f"resumed:{model}", now.isoformat())
+        await self._store.set_meta(f"{RESUMED}{model}", now.isoformat())
         await self._audit(model, "model_resumed", actor)
 
     async def retire(self, model: ModelName, actor: str) -> None:
@@ -175,7 +175,7 @@ class Operations:
         inputs = await self._reconciler.observe(
             self._book.policies[model], await self._store.record(model), now
         )
-        if word.verb == "resume":  # a stop after launches that failed alike ends with it
+        if word.verb == "resume":
             inputs = replace(inputs, why_no_launch=self._reconciler.why_nothing())
         found = foresee(inputs, word, self._reconciler.consider)
         return found, await self._in_flight(model, found.leaving or leaving)

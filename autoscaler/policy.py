@@ -326,10 +326,15 @@ class PolicyLimits(Values):
     usd_per_hour: Usd | None = None
     usd_per_day: Usd | None = None
     usd_per_month: Usd | None = None
+    gpus: Annotated[int, Field(ge=0)] | None = None
     on_limit: OnLimit = OnLimit.HOLD
-    on_usd_per_hour: OnLimit | None = None  # default, as of the next two: on_limit
+    on_usd_per_hour: OnLimit | None = None  # default, as of the next four: on_limit
     on_usd_per_day: OnLimit | None = None
     on_usd_per_month: OnLimit | None = None
+    on_nodes: OnLimit | None = None
+    on_gpus: OnLimit | None = None
+    on_launches: OnLimit = OnLimit.HOLD
+    on_failures: OnLimit = OnLimit.HOLD
 
     def action(self, limit: str) -> OnLimit:
         """What a passed limit does, by the limit's key."""

@@ -96,8 +96,13 @@ def spoken(inputs: Inputs, word: Word) -> Inputs:
     match word.verb:
         case "pause":
             return replace(inputs, record=replace(record, paused_by=word.actor))
-        case "resume":
-            return replace(inputs, record=replace(record, paused_by=None, retired_by=None))
+        case "resume":  # a stop after launches that failed alike ends with it
+            resumed = {**inputs.ledger.resumed, record.model: now}
+            return replace(
+                inputs,
+                record=replace(record, paused_by=None, retired_by=None),
+                ledger=replace(inputs.ledger, resumed=resumed),
+            )
         case "retire":
             return replace(inputs, record=replace(record, retired_by=word.actor))
         case "promote" | "demote":

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from autoscaler.act import Limits, intents
+from autoscaler.act import Limits, Unbooked, intents
 from autoscaler.config import Config
 from autoscaler.decide.capacity import excluded
 from autoscaler.decide.memory import LawMemory
@@ -27,16 +27,14 @@ from autoscaler.domain.plan import Plan, Release
 from autoscaler.domain.signals import Signals
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.hostkey import new_nonce
-from autoscaler.nodes.launch import launch_stop
 from autoscaler.nodes.leases import Leases
-from autoscaler.policy import Policy
+from autoscaler.policy import Mode, Policy
 from autoscaler.shadow import Shadow
 from autoscaler.store.protocol import Admission, ModelRecord, Store
 from autoscaler.think import Inputs, Thought, consider
 
 log = structlog.get_logger(__name__)
 
-_LATELY = timedelta(days=1)
 _REPEAT_AFTER = timedelta(seconds=15)  # a decision that says the same is recorded again no sooner
 
 
@@ -71,14 +69,14 @@ class Reconciler:
         feeds: Callable[[ModelName], Feed],
         policies: Callable[[], Mapping[ModelName, Policy]],
         forbidden: Callable[[], str | None],
-        unbooked: Callable[[], Sequence[Money]] = tuple,
+        unbooked: Callable[[], Unbooked] = Unbooked,
         why_no_release: Callable[[ModelName], str | None] = lambda model: None,
         most_nodes: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Take the parts.
 
         Args:
-            unbooked: prices the machines of ours that no row knows: they bill, and count against every limit.
+            unbooked: what carries our mark and is in no row: it bills, and counts against every limit.
             why_no_release: says why no node that balancers know may be drained now; None when one may.
             most_nodes: says how many VMs may exist while no delete is proven; None once one is.
         """
@@ -94,6 +92,7 @@ class Reconciler:
         self._most_nodes = most_nodes
         self._profiles = Profiles.load()
         self._memories: dict[ModelName, LawMemory] = {}
+        self._retired: frozenset[ModelName] = frozenset()
         self._shadows: dict[ModelName, Shadow] = {}
         self._recorded: dict[ModelName, Decision] = {}
         self.last: dict[ModelName, Thought] = {}
@@ -178,6 +177,10 @@ class Reconciler:
         fleet = await self._store.fleet(policy.name)
         market = await self._market.market(policy.name)
         ledger = await self._store.ledger(now)
+        self._retired -= {policy.name}
+        if record.retired_by is not None:
+            self._retired |= {policy.name}
+        limits = self.limits(record, now)
         history = await self._feeds(policy.name).read(
             [e for node in fleet.ready for e in node.endpoints],
             [
@@ -196,10 +199,10 @@ class Reconciler:
             ledger=ledger,
             history=history,
             memory=self._memory(policy, record, now),
-            limits=self.limits(record, now),
+            limits=limits,
             now=now,
             decision=new_decision_id(),
-            why_no_launch=self._forbidden() or await self._why_no_launch(policy, now),
+            why_no_launch=self._forbidden() or limits.failing(ledger, policy.name),
             why_no_release=self._why_no_release(policy.name),
             shadow=self._shadow(record),
         )
@@ -222,21 +225,32 @@ class Reconciler:
         beyond = {}
         if record and override and now and override.beyond_max and override.holds(now):
             beyond[record.model] = override.nodes
+        market, unbooked = self._market.last, self._unbooked()
         return Limits(
             self._config.limits,
             policies,
-            self._floors(policies),
+            self._floors(policies, record.model if record is not None else None),
             self._forbidden(),
-            tuple(self._unbooked()),
+            unbooked.machines,
             self._most_nodes(),
             beyond,
+            unbooked.gpus,
+            unbooked.disks_per_hour,
+            {offer.key.type: offer.gpus for offer in market.offers} if market is not None else {},
         )
 
-    def _floors(self, policies: Mapping[ModelName, Policy]) -> dict[ModelName, Money]:
-        """What the minimum fleets cost per hour, each at the cheapest offer that its policy allows."""
+    def _floors(
+        self, policies: Mapping[ModelName, Policy], asked: ModelName | None
+    ) -> dict[ModelName, Money]:
+        """What the minimum fleets cost per hour, each at the cheapest offer that its policy allows.
+
+        Models that may not rent keep no money from those that may; `asked` is counted as if it might.
+        """
         market = self._market.last
         floors = {}
         for name, policy in policies.items():
+            if name in self._retired or (policy.mode is not Mode.ACTIVE and name != asked):
+                continue
             prices = [
                 offer.price_per_hour
                 for offer in (market.offers if market else ())
@@ -296,16 +310,6 @@ class Reconciler:
                 plan.at, kind, plan.model, None, None, cause, "daemon", decision=plan.decision
             )
             await self._store.add_event(event)
-
-    async def _why_no_launch(self, policy: Policy, now: datetime) -> str | None:
-        recent = [
-            node
-            for node in await self._store.nodes(closed_since=now - _LATELY)
-            if node.model == policy.name
-        ]
-        resumed = await self._store.meta(f"resumed:{policy.model}")
-        since = datetime.fromisoformat(resumed) if resumed else None
-        return launch_stop(tuple(recent), policy, since)
 
     def _say(self, policy: Policy, decision: Decision, plan: Plan, admission: Admission) -> None:
         quiet = plan.changes_nothing and decision.verdict in (Verdict.KEEP, Verdict.HOLD)

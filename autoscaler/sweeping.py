@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import structlog
 
+from autoscaler.act import Unbooked
 from autoscaler.clock import Clock
 from autoscaler.config import Timings
-from autoscaler.domain.money import ZERO, Money
-from autoscaler.domain.offer import OfferKey
+from autoscaler.domain.money import ZERO, total
 from autoscaler.errors import AutoscalerError, CloudUnavailable
 from autoscaler.health import Health
 from autoscaler.market import MarketFeed
@@ -95,15 +95,19 @@ class SweepRounds:
         except CloudUnavailable as exc:
             log.info("firewall_pending", why=str(exc))
 
-    def unbooked(self) -> list[Money]:
-        """Prices of the machines of ours that no row knows, each by its offer, else at the dearest there is."""
+    def unbooked(self) -> Unbooked:
+        """What is ours and in no row, each machine by its offer, else at the dearest there is."""
         market, listing = self.market.last, self.inventory.last
         offers = market.offers if market is not None else ()
         dearest = max((o.price_per_hour for o in offers if o.price_per_hour), default=ZERO)
-        prices = []
+        largest = max((o.gpus for o in offers), default=0)
+        prices, gpus = [], 0
         for orphan in self.sweeper.findings.orphans:
             machine = listing.by_id(orphan.machine_id) if listing is not None else None
-            key = OfferKey(machine.type, machine.location) if machine is not None else None
-            offer = market.offer(key) if market is not None and key is not None else None
-            prices.append((offer.price_per_hour if offer is not None else None) or dearest)
-        return prices
+            alike = [o for o in offers if machine is not None and o.key.type == machine.type]
+            here = [o for o in alike if machine is not None and o.key.location == machine.location]
+            known = [o.price_per_hour for o in here or alike if o.price_per_hour]
+            prices.append(max(known, default=dearest))
+            gpus += alike[0].gpus if alike else largest
+        left = [disk.price_per_hour for disk in self.sweeper.disks_left if disk.price_per_hour]
+        return Unbooked(tuple(prices), gpus, total(left))

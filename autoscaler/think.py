@@ -18,7 +18,6 @@ from autoscaler.decide.profiles import Profiles
 from autoscaler.decide.work import observed_work
 from autoscaler.domain.decision import Decision
 from autoscaler.domain.ids import DecisionId, NodeName
-from autoscaler.domain.money import total
 from autoscaler.domain.node import SERVING, Fleet, Node, State
 from autoscaler.domain.offer import Market
 from autoscaler.domain.override import Override
@@ -257,10 +256,10 @@ def _room(inputs: Inputs) -> PlacementLimits:
     policy, limits, name = inputs.policy, inputs.limits, inputs.policy.name
     billing = [n for n in inputs.ledger.nodes if n.may_bill]
     ours = [n for n in billing if n.model == name]
-    stray = limits.unbooked
+    stray = limits.stray_per_hour
     nodes = [limits.most_of(name) - len(ours)]
     nodes += [
-        most - len(billing) - len(stray)
+        most - len(billing) - len(limits.unbooked)
         for most in (limits.overall.nodes, limits.most_nodes)
         if most is not None
     ]
@@ -268,12 +267,21 @@ def _room(inputs: Inputs) -> PlacementLimits:
         most - spent
         for most, spent in (
             (policy.hourly_limit, hourly(ours)),
-            (limits.overall.usd_per_hour, hourly(billing) + total(stray)),
+            (limits.overall.usd_per_hour, hourly(billing) + stray),
+        )
+        if most is not None
+    ]
+    gpus = [
+        most - limits.gpus_of(have) - more
+        for most, have, more in (
+            (policy.limits.gpus, ours, 0),
+            (limits.overall.gpus, billing, limits.unbooked_gpus),
         )
         if most is not None
     ]
     return PlacementLimits(
         nodes_left=max(0, min(nodes)),
+        gpus_left=min(gpus) if gpus else None,
         usd_per_hour_left=min(money) if money else None,
         why_none=inputs.why_no_launch,
         drain_to_min=limits.exhausted(inputs.ledger, name) is not None,

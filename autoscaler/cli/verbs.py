@@ -30,6 +30,7 @@ from autoscaler.errors import ConfigError
 from autoscaler.policies import find_model
 from autoscaler.quantity import parse_duration
 from autoscaler.serve.views import marked
+from autoscaler.store.protocol import RESUMED
 
 
 def pause(model: str, config: ConfigOption = DEFAULT_CONFIG, yes: YesOption = False) -> None:
@@ -163,7 +164,7 @@ async def _note(config: Config, verb: str, name: ModelName) -> None:
             case _:
                 await store.set_paused(name, None, now)
                 await store.set_retired(name, None, now)
-                await store.set_meta(f"resumed:{name}", now.isoformat())
+                await store.set_meta(f"{RESUMED}{name}", now.isoformat())
         await store.add_event(marked(name, f"model_{verb}d", actor, now))
 
 

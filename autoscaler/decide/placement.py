@@ -47,6 +47,7 @@ class PlacementLimits:
     nodes_left: int | None = None
     usd_per_hour_left: Money | None = None
     launches_left: int | None = None
+    gpus_left: int | None = None
     why_none: str | None = None
     drain_to_min: bool = False
 
@@ -216,6 +217,7 @@ def _candidate(ground: _Ground, offer: Offer) -> Candidate | str:
         boots=len(ground.market.boots_s.get(offer.key, ())),
         here=sum(1 for node in ground.fleet.billing if node.offer.location == offer.key.location),
         horizon=policy.scaling.rent_horizon,
+        gpus=offer.gpus,
     )
 
 
@@ -238,6 +240,7 @@ def _wanted(ground: _Ground) -> Wanted:
         spread=policy.spread if ground.need > 1 + SLACK else None,
         launches=launches,
         usd_per_hour=max(0.0, float(min(money).usd)) if money else None,
+        gpus=None if limits.gpus_left is None else max(0, limits.gpus_left),
     )
 
 

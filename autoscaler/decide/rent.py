@@ -41,6 +41,7 @@ class Candidate:
         failures, boots: launches of it that failed lately and that succeeded.
         here: nodes that already stand in its location.
         horizon: it is priced as if kept this long, beside its boot.
+        gpus: in one VM.
     """
 
     key: OfferKey
@@ -54,6 +55,7 @@ class Candidate:
     boots: int = 0
     here: int = 0
     horizon: timedelta = timedelta(hours=1)
+    gpus: int = 0
 
     @property
     def cost(self) -> float:
@@ -79,7 +81,7 @@ class Wanted:
             cheapest VM that just covers the need and a slightly dearer one with cheaper work.
         nodes: the least number of nodes.
         spread: what must survive the loss of one node or location; None when that is not asked for.
-        launches, usd_per_hour: the most that may be rented; None for no bound.
+        launches, usd_per_hour, gpus: the most that may be rented; None for no bound.
     """
 
     need: float
@@ -88,6 +90,7 @@ class Wanted:
     spread: Spread | None
     launches: int | None
     usd_per_hour: float | None
+    gpus: int | None = None
 
 
 def choose_launches(
@@ -145,7 +148,7 @@ def group(candidates: Sequence[Candidate], *, by_location: bool) -> list[list[Ca
     ranked = sorted(candidates, key=lambda c: (c.failures, c.here, -c.boots, c.key))
     for one in ranked:
         place = one.key.location if by_location else ""
-        alike = (round(one.units, 9), round(one.cost, 9), one.replicas, place)
+        alike = (round(one.units, 9), round(one.cost, 9), one.replicas, one.gpus, place)
         groups.setdefault(alike, []).append(one)
     return sorted(groups.values(), key=lambda members: members[0].key)
 
@@ -186,6 +189,9 @@ def launch_program(
             (i, -float(members[0].price_per_hour.usd)) for i, members in enumerate(groups)
         )
         rows.append(Row("USD per hour", prices, -wanted.usd_per_hour - 1e-9))
+    if wanted.gpus is not None:
+        gpus = tuple((i, -float(members[0].gpus)) for i, members in enumerate(groups))
+        rows.append(Row("GPUs", gpus, -float(wanted.gpus)))
     used, spread_rows = _spread(groups, rented, wanted, counts, first + 4)
     return Program((*counts, *short, *used), (*rows, *spread_rows))
 

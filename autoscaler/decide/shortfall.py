@@ -59,6 +59,10 @@ def tight_limits(
         cheapest = min(float(one.price_per_hour.usd) for one in candidates)
         if wanted.usd_per_hour < cheapest * (launched + 1):
             tight.append(f"the $/h limit binds: ${wanted.usd_per_hour:.2f} per hour are left")
+    if wanted.gpus is not None and candidates:
+        fewest = min(one.gpus for one in candidates)
+        if wanted.gpus < fewest * (launched + 1):
+            tight.append(f"the GPU limit binds: {wanted.gpus} left")
     return tight
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from autoscaler.domain.ids import MachineId, OperationId
+from autoscaler.domain.money import Money
 
 
 class PowerState(StrEnum):
@@ -99,7 +100,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A persistent disk as the cloud lists it."""
+    """A persistent disk as the cloud lists it; its price is that of our list."""
 
     id: str
     name: str
@@ -107,6 +108,7 @@ class Disk:
     location: str
     attached_to: tuple[MachineId, ...] = ()
     created_at: datetime | None = None
+    price_per_hour: Money | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -11,6 +11,7 @@ import structlog
 
 from autoscaler.clock import Clock
 from autoscaler.cloud.protocol import Cloud, CreateRequest
+from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import Node
 from autoscaler.domain.offer import BackOff, Market, Offer, OfferKey
 from autoscaler.errors import (
@@ -191,6 +192,7 @@ def failure_kind(exc: AutoscalerError) -> str:
 
 # How failures of the market differ from failures of the policy: those say nothing about the next launch elsewhere.
 MARKET_FAILURES = frozenset({"stock", "quota", "payment", "cloud"})
+_NO_LAUNCH_FAILED = MARKET_FAILURES | {"sweep"}  # what the sweep condemned was no launch of a row's
 
 
 def launch_stop(nodes: tuple[Node, ...], policy: Policy, since: datetime | None) -> str | None:
@@ -219,4 +221,32 @@ def launch_stop(nodes: tuple[Node, ...], policy: Policy, since: datetime | None)
     return (
         f"{limit} launches in a row failed alike ({failure}): mend the policy, or run "
         f"`autoscaler resume {policy.model}` to try again"
+    )
+
+
+def common_stop(
+    nodes: Sequence[Node], limit: int, resumed: Mapping[ModelName, datetime]
+) -> str | None:
+    """Why launches of all models must stop, or None: their last ones all failed before they were ready.
+
+    Whatever each says of itself, so many in a row are the account's, the cloud's or our own trouble.
+
+    Args:
+        nodes: all models' nodes, closed ones of the last day included, oldest first.
+        resumed: when a person last resumed each model; its failures before do not count.
+    """
+    ended = [
+        node
+        for node in nodes
+        if (node.failure is not None or node.ready_at is not None)
+        and (node.model not in resumed or node.created_at > resumed[node.model])
+        and (node.failure or "").partition(":")[0] not in _NO_LAUNCH_FAILED
+    ][-limit:]
+    if len(ended) < limit or any(node.ready_at is not None for node in ended):
+        return None
+    failure = (ended[-1].failure or "").partition("\n")[0]
+    models = ", ".join(sorted({node.model for node in ended}))
+    return (
+        f"limits.same_failure_limit is {limit}: the last {limit} launches of all models failed (the last: {failure}): "
+        f"look at `autoscaler events`, then run `autoscaler resume MODEL` for one of {models}"
     )

@@ -60,6 +60,7 @@ class Sweeper:
         self._mark = mark
         self._confirmed = False
         self._disks_told: frozenset[str] = frozenset()
+        self.disks_left: tuple[Disk, ...] = ()
         self.findings = Findings()
         self.swept_at: datetime | None = None
 
@@ -217,10 +218,12 @@ class Sweeper:
             and now - row.gone_at < searched
         }
         if not left:
+            self.disks_left = ()
             return
         try:
             disks = [disk for disk in await self._cloud.disks() if disk.name in left]
             spare = [disk for disk in disks if not disk.attached_to]
+            self.disks_left = tuple(spare)
             for disk in spare:
                 await self._clear_disk(disk, left[disk.name], now)
             self._disks_told &= {disk.id for disk in spare}

@@ -20,6 +20,7 @@ from autoscaler.domain.override import Override
 from autoscaler.domain.plan import Plan
 
 LAUNCH_MEMORY = timedelta(days=1)  # the longest window in which launches are counted
+RESUMED = "resumed:"  # how the fact begins that says when a person let a model go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Ledger:
         nodes: every model's nodes that may bill, whatever their state.
         closed_today, closed_month: cost per model of nodes that ended, within the UTC day and month of `at`.
         launches: when each launch of the last day was recorded, per model.
+        ended: nodes that were closed within the last day: what launches came to.
+        resumed: when a person last let a model go on; failures before do not count.
     """
 
     at: datetime
@@ -51,6 +54,8 @@ class Ledger:
     closed_today: Mapping[ModelName, Money] = field(default_factory=dict)
     closed_month: Mapping[ModelName, Money] = field(default_factory=dict)
     launches: tuple[tuple[ModelName, datetime], ...] = ()
+    ended: tuple[Node, ...] = ()
+    resumed: Mapping[ModelName, datetime] = field(default_factory=dict)
 
     def spent_today(self, model: ModelName | None = None) -> Money:
         """Spent since midnight UTC, by one model or by all, running nodes included."""

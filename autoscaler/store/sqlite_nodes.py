@@ -11,7 +11,7 @@ from autoscaler.domain.money import ZERO, Money
 from autoscaler.domain.node import CLOSED, Node, NodeEvent
 from autoscaler.domain.plan import Plan
 from autoscaler.errors import InvariantBroken, LeaseLost, StoreUnavailable
-from autoscaler.store.protocol import LAUNCH_MEMORY, Lease, Ledger
+from autoscaler.store.protocol import LAUNCH_MEMORY, RESUMED, Lease, Ledger
 from autoscaler.store.rows import (
     DECISION,
     NODE,
@@ -172,12 +172,18 @@ def ledger(db: sqlite3.Connection, now: datetime) -> Ledger:
     launches = db.execute(
         "SELECT model, at FROM launches WHERE at >= ? ORDER BY at", (iso(now - LAUNCH_MEMORY),)
     )
+    ended = db.execute("SELECT doc FROM nodes WHERE closed_at >= ?", (iso(now - LAUNCH_MEMORY),))
+    resumed = db.execute("SELECT key, value FROM meta WHERE key LIKE ?", (f"{RESUMED}%",))
     return Ledger(
         at=now,
         nodes=nodes,
         closed_today=_closed(db, now.date().isoformat()),
         closed_month=_closed(db, now.date().replace(day=1).isoformat()),
         launches=tuple((ModelName(row["model"]), instant(row["at"])) for row in launches),
+        ended=tuple(map(node_of, ended)),
+        resumed={
+            ModelName(row["key"].removeprefix(RESUMED)): instant(row["value"]) for row in resumed
+        },
     )
 
 

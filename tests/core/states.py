@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 
+from autoscaler.act import Unbooked
 from autoscaler.config import Config
 from autoscaler.decide.memory import LawMemory
 from autoscaler.decide.release import SCALE_IN
@@ -100,7 +101,8 @@ class States:
         await market.refresh()
         await self._fill(draw, leases, wanted, now)
         feed = _Feed(_history(draw, now))
-        stray = tuple(Money.of("2") for _ in range(draw.choice((0, 0, 0, 1, 2))))
+        machines = tuple(Money.of("2") for _ in range(draw.choice((0, 0, 0, 1, 2))))
+        stray = Unbooked(machines, len(machines), Money.of("0.1") * len(machines))
         forbidden = draw.choice((None,) * 9 + ("safe mode",))
         unattended = draw.choice((None,) * 9 + ("a balancer is away",))
         most = draw.choice((None,) * 9 + (1,))
@@ -209,8 +211,14 @@ def _policy(draw: Random) -> Policy:
             **({"usd_per_hour": draw.randrange(1, 12)} if draw.random() < 0.3 else {}),
             **({"usd_per_day": draw.randrange(1, 60)} if draw.random() < 0.3 else {}),
             **({"usd_per_month": draw.randrange(1, 300)} if draw.random() < 0.2 else {}),
+            **({"gpus": draw.randrange(6)} if draw.random() < 0.3 else {}),
+            "on_launches": draw.choice(("hold", "hold", "drain-to-min")),
+            "on_failures": draw.choice(("hold", "hold", "drain-to-min")),
         },
-        "retries": {"launches_per_window": draw.choice((1, 3, 20))},
+        "retries": {
+            "launches_per_window": draw.choice((1, 3, 20)),
+            "same_failure_limit": draw.choice((1, 3)),
+        },
     }
     return policy(**changes)
 
@@ -222,6 +230,8 @@ def _config(draw: Random) -> Config:
         "usd_per_hour": draw.choice((2, 8, 50)),
         "usd_per_month": draw.choice((20, 500, 5000)),
         "launches_per_window": draw.choice((1, 5, 60)),
+        "same_failure_limit": draw.choice((2, 10)),
+        **({"gpus": draw.randrange(12)} if draw.random() < 0.3 else {}),
     }
     return Config.model_validate(
         {
@@ -238,6 +248,7 @@ def _offers(draw: Random) -> tuple[Offer, ...]:
         offer(),
         offer("a40.1x", "a40", "1.10"),
         offer("a100-80gb.1x", "a100-80gb-pcie", "1.81"),
+        replace(offer("a40.4x", "a40", "4.40"), gpus=4),
     ]
     chosen = []
     for one in made:

@@ -16,6 +16,7 @@ from autoscaler.config import LimitSettings
 from autoscaler.domain.ids import DecisionId, IntentId, ModelName, parse_name
 from autoscaler.domain.money import ZERO, Money
 from autoscaler.domain.node import MAY_BILL, Node, State
+from autoscaler.domain.offer import OfferKey
 from autoscaler.domain.plan import Launch, Plan
 from autoscaler.store.protocol import Ledger, OpenIntent
 from tests.nodes.life_parts import KEY, MODEL, NOON, OWNER, intent_id, node, policy
@@ -85,6 +86,63 @@ def test_another_models_nodes_count_for_the_whole_and_not_for_this_one() -> None
 
     assert not refusal(limits(nodes={"max": 1}), ledger(others), node())
     assert "limits.nodes is 3" in refusal(limits({"nodes": 3}), ledger(others), node())
+
+
+def test_gpus_are_counted_by_the_market_else_by_the_types_name_or_what_was_served() -> None:
+    judged = replace(limits({"gpus": 8}, limits={"gpus": 6}), gpus={"l40s-48gb.1x": 1})
+    four, served = OfferKey("a40.4x", "us-east1-a"), OfferKey("unheard-of", "us-east1-a")
+    ours = [*rows(1), *rows(1, State.TERMINATING, offer=four)]
+    theirs = rows(1, model=OTHER, offer=served, replicas=1, tensor_parallel=2)
+
+    assert judged.gpus_of([*ours, *theirs]) == 7
+    assert not refusal(judged, ledger(ours), node())
+    assert refusal(judged, ledger([*ours, *rows(1)]), node()) == (
+        "limits.gpus of llama is 6: 6 exist or may exist, and l40s-48gb.1x has 1"
+    )
+    assert not refusal(judged, ledger([*ours, *theirs]), node())
+    assert "limits.gpus is 8: 7 exist or may exist, and a40.4x has 4" in refusal(
+        judged, ledger([*ours, *theirs]), node(model=OTHER, offer=four)
+    )
+    assert "limits.gpus is 8: 8" in refusal(
+        replace(judged, unbooked_gpus=1), ledger([*ours, *theirs]), node(model=OTHER)
+    )
+
+
+def failed(count: int, model: ModelName = MODEL, why: str = "script: exit 1") -> list[Node]:
+    return rows(count, State.GONE, failure=why, model=model)
+
+
+def test_failures_in_a_row_stop_a_model_in_the_last_look_too() -> None:
+    judged, books = limits(), ledger(ended=tuple(failed(3)))
+
+    assert "3 launches in a row failed alike (script: exit 1)" in refusal(judged, books, node())
+    assert not refusal(judged, books, node(model=OTHER))
+    assert not refusal(judged, replace(books, resumed={MODEL: NOON}), node())
+    assert not refusal(judged, ledger(ended=tuple(failed(3, why="stock: none"))), node())
+
+
+def test_failures_of_all_models_in_a_row_stop_all_of_them_until_a_person_says_so() -> None:
+    judged = limits({"same_failure_limit": 4})
+    past = [*failed(2), *failed(2, OTHER, "boot: no SSH")]
+    books = ledger(ended=tuple(past))
+
+    assert "limits.same_failure_limit is 4: the last 4 launches of all models failed" in refusal(
+        judged, books, node(model=OTHER)
+    )
+    assert not refusal(judged, replace(books, resumed={OTHER: NOON}), node(model=OTHER))
+    served = rows(1, State.READY, model=OTHER, created_at=NOON + HOUR)
+    assert not refusal(judged, replace(books, nodes=tuple(served)), node(model=OTHER))
+
+
+def test_disks_that_stayed_behind_count_by_the_hour_and_by_the_day() -> None:
+    left = replace(limits({"usd_per_hour": 2, "usd_per_day": 3}), disks_per_hour=Money.of("1"))
+
+    assert "$2.25/h" in refusal(left, ledger(), node())
+    assert "usd_per_day of all models is $3.00" in refusal(
+        replace(left, overall=LimitSettings.model_validate({"usd_per_day": 3})),
+        ledger(closed_today={MODEL: Money.of("0.76")}),
+        node(),
+    )
 
 
 def test_launches_are_counted_in_their_window_admitted_ones_of_the_batch_too() -> None:
@@ -174,6 +232,9 @@ def test_a_spent_limit_drains_to_the_minimum_only_where_the_policy_says_so() -> 
         ({"limit": "$3/h", "limits": {"on_usd_per_hour": "drain-to-min"}}, {}, "limit of llama"),
         ({}, {"usd_per_hour": 3, "on_usd_per_hour": "drain-to-min"}, "limits.usd_per_hour"),
         ({}, {"nodes": 1, "on_nodes": "drain-to-min"}, "limits.nodes is 1: 2 stand"),
+        ({"nodes": {"max": 1}, "limits": {"on_nodes": "drain-to-min"}}, {}, "nodes.max of llama"),
+        ({}, {"gpus": 1, "on_gpus": "drain-to-min"}, "limits.gpus is 1: 2 stand"),
+        ({"limits": {"gpus": 1, "on_gpus": "drain-to-min"}}, {}, "limits.gpus of llama is 1"),
     ],
 )
 def test_a_limit_below_what_stands_drains_where_it_says_so(
@@ -194,6 +255,30 @@ def test_each_limit_has_an_action_of_its_own_or_the_common_one() -> None:
         limits({"usd_per_day": 10, "usd_per_month": 10, **common}).exhausted(spent, MODEL) or ""
     )
     assert limits({"usd_per_day": 10, "on_usd_per_day": "drain-to-min"}).exhausted(spent, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("own", "overall", "touches_other"),
+    [
+        ({"limits": {"on_launches": "drain-to-min"}}, {}, False),
+        ({}, {"on_launches": "drain-to-min", "launches_per_window": 3}, True),
+        ({"limits": {"on_failures": "drain-to-min"}}, {}, False),
+        ({}, {"on_failures": "drain-to-min", "same_failure_limit": 3}, True),
+    ],
+)
+def test_launches_and_failures_drain_only_where_they_are_told_to_by_name(
+    own: dict[str, Any], overall: dict[str, object], touches_other: bool
+) -> None:
+    launches = tuple((MODEL, NOON) for _ in range(3))
+    books = ledger(launches=launches, ended=tuple(failed(3)))
+    own |= {"retries": {"launches_per_window": 3}}
+
+    assert limits(overall, **own).exhausted(books, MODEL)
+    assert bool(limits(overall, **own).exhausted(books, OTHER)) is touches_other
+    common = limits(
+        {"on_limit": "drain-to-min"}, limits={"on_limit": "drain-to-min"}, retries=own["retries"]
+    )
+    assert common.exhausted(books, MODEL) is None
 
 
 def test_draining_begins_while_what_drains_can_still_be_paid() -> None:

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Final
 
 import structlog
@@ -155,7 +156,8 @@ class MkinfCloud:
             log.debug("machine_unknown", machine=machine_id)
 
     async def disks(self) -> Sequence[Disk]:
-        return tuple(_disk(each) for each in await self.client.disks())
+        gib = self._prices.disk_gb_hour
+        return tuple(_disk(each, gib) for each in await self.client.disks())
 
     async def delete_disk(self, disk_id: str) -> None:
         try:
@@ -327,7 +329,7 @@ def _why_failed(result: values.OperationResult | None) -> tuple[str, str]:
             return code, message
 
 
-def _disk(disk: values.Disk) -> Disk:
+def _disk(disk: values.Disk, price_of_gib: Money) -> Disk:
     return Disk(
         id=disk.id,
         name=disk.name or "",
@@ -335,4 +337,5 @@ def _disk(disk: values.Disk) -> Disk:
         location=disk.location or "",
         attached_to=tuple(MachineId(each.id) for each in disk.attached_to if each.id),
         created_at=disk.created_at,
+        price_per_hour=price_of_gib * Decimal(str(disk.size_gib or 0)),
     )
