@@ -38,6 +38,7 @@ from autoscaler.gateway.state_file import snapshot
 
 log = structlog.get_logger(__name__)
 
+_LOOK_S = 1.0  # between two looks whether we can still be found
 _START_S = 30.0  # for the younger one, from our sockets to serving on them
 
 
@@ -91,12 +92,35 @@ class Handover:
             return
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
-            # Not sock_accept: cancelled in the wrong moment, it loses what it has accepted.
-            loop.add_reader(self._listener, self._accept, self._listener, tasks)
-            try:
-                await loop.create_future()
-            finally:
-                loop.remove_reader(self._listener)
+            while True:
+                listener = self._listener
+                # Not sock_accept: cancelled in the wrong moment, it loses what it has accepted.
+                loop.add_reader(listener, self._accept, listener, tasks)
+                try:
+                    await self._hidden()
+                finally:
+                    loop.remove_reader(listener)
+                self._reopen()
+
+    async def _hidden(self) -> None:
+        """Wait until somebody has removed the name by which younger ones find us."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if self._path is not None and not self._path.exists():
+                return
+
+    def _reopen(self) -> None:
+        """Be found again; where that fails, the next look tries anew."""
+        assert self._path is not None
+        try:
+            listener = bind_control(self._path, mode=0o600)
+        except Exception as exc:
+            log.debug("upgrade_not_prepared", path=str(self._path), why=str(exc))
+            return
+        if self._listener is not None:
+            self._listener.close()
+        self._listener = listener
+        log.warning("peer_socket_restored", path=str(self._path))
 
     def _accept(self, listener: socket.socket, tasks: asyncio.TaskGroup) -> None:
         try:
@@ -114,6 +138,12 @@ class Handover:
                 question = await receive(peer, Question)
             if question.ask == "sockets":
                 await self._give_sockets(peer)
+                if self.is_retired:
+                    await _until_closed(peer)
+            elif question.ask == "stay":
+                async with asyncio.timeout(ANSWER_S):
+                    await send(peer, self._answer(question))
+                await _until_closed(peer)
             else:
                 async with asyncio.timeout(ANSWER_S):
                     await send(peer, self._answer(question))
@@ -158,6 +188,11 @@ class Handover:
         return Answer(
             control=str(self.control), is_retired=self.is_retired, counts=counts(self.pools)
         )
+
+
+async def _until_closed(peer: socket.socket) -> None:
+    """Keep the connection, so that its end is proof of ours; they say nothing more."""
+    await asyncio.get_running_loop().sock_recv(peer, 1)
 
 
 def _closed(peer: socket.socket, _done: asyncio.Task[None]) -> None:

@@ -2,6 +2,9 @@
 
 A message is its length in four bytes, then JSON. Every process listens at a name of its own beside the state file, and
 each question is a connection of its own: one that is refused proves that the process is gone, and its streams with it.
+A name that is missing proves nothing: the process removes it as it ends, and so does whoever tidies the folder up. What
+tells the two apart is one more connection, kept open for as long as both live.
+
 Unknown fields are passed over, since the two may be of different versions: an upgrade is what this is for.
 """
 
@@ -34,6 +37,10 @@ class PeerSilent(Exception):
     """It lives, and did not answer as it should: what it was told may not be done."""
 
 
+class PeerHidden(PeerSilent):
+    """Its name is missing: it has ended, or somebody has removed the file."""
+
+
 class _Message(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
@@ -58,8 +65,8 @@ class EndpointNews(_Message):
 class Question(_Message):
     """What one process asks of another.
 
-    `hello`: who are you? `sockets`: let me take over. `retire`: I serve now, finish what you have. `follow`: this is
-    how things stand, what have you in flight? `stop`: refuse who still waits.
+    `stay`: who are you? And keep this connection until one of us ends. `sockets`: let me take over. `retire`: I serve now,
+    finish what you have. `follow`: this is how things stand, what have you in flight? `stop`: refuse who still waits.
     """
 
     ask: str
@@ -126,19 +133,53 @@ async def ask(path: Path, question: Question) -> Answer:
     """Ask one question.
 
     Raises:
-        PeerGone, PeerSilent: as they say.
+        PeerGone, PeerSilent, PeerHidden: as they say.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as peer:
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                await asyncio.get_running_loop().sock_connect(peer, str(path))
-                await send(peer, question)
-                return await receive(peer, Answer)
-        except (ConnectionRefusedError, FileNotFoundError) as exc:
-            raise PeerGone(str(path)) from exc
-        except (OSError, TimeoutError, PeerGone) as exc:
-            # It may have ended in this moment: the next question, refused, will prove it.
-            raise PeerSilent(f"{path}: {type(exc).__name__}") from exc
+    with _unconnected() as peer:
+        return await _ask_over(peer, path, question)
+
+
+async def stay(path: Path) -> tuple[Answer, socket.socket]:
+    """Ask who is there, over a connection that stays open for as long as both live (`is_open`).
+
+    Raises:
+        PeerGone, PeerSilent, PeerHidden: as they say.
+    """
+    peer = _unconnected()
+    try:
+        return await _ask_over(peer, path, Question(ask="stay")), peer
+    except BaseException:
+        peer.close()
+        raise
+
+
+def is_open(line: socket.socket) -> bool:
+    """Whether the process at the other end of what `stay` gave still lives."""
+    try:
+        return line.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _unconnected() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+
+
+async def _ask_over(peer: socket.socket, path: Path, question: Question) -> Answer:
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await asyncio.get_running_loop().sock_connect(peer, str(path))
+            await send(peer, question)
+            return await receive(peer, Answer)
+    except ConnectionRefusedError as exc:
+        raise PeerGone(str(path)) from exc
+    except FileNotFoundError as exc:
+        raise PeerHidden(f"{path}: its file is missing") from exc
+    except (OSError, TimeoutError, PeerGone) as exc:
+        # It may have ended in this moment: the next question, refused, will prove it.
+        raise PeerSilent(f"{path}: {type(exc).__name__}") from exc
 
 
 def take_sockets(path: Path) -> tuple[socket.socket, Answer, list[socket.socket]]:

@@ -2,8 +2,8 @@
 
 Until an elder is gone its requests are as much in flight as our own: a node that drains has them, an endpoint that is
 full is full of them, the daemon is told the sum. Each is asked four times a second, told of every change at once, and
-forgotten only when its socket refuses us, which a living process does not. One that lives and does not answer keeps
-its last count, and the daemon hears that the sum is not to be relied on.
+forgotten only when its socket refuses us, which a living process does not, or when the connection that it keeps for us
+ends. One that lives and does not answer keeps its last count, and the daemon hears that the sum is not to be relied on.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from autoscaler.gateway.peer import (
     Answer,
     EndpointNews,
     PeerGone,
+    PeerHidden,
     PeerSilent,
     PoolCount,
     Question,
     ask,
+    is_open,
     receive,
     send,
+    stay,
     take_sockets,
 )
 from autoscaler.gateway.pool import Pool
@@ -43,12 +46,24 @@ _MISSES_TOLD = 2
 
 @dataclass(eq=False, slots=True)
 class Predecessor:
-    """One elder and what it last said. `is_fresh`: it has answered the last question."""
+    """One elder and what it last said. `is_fresh`: it has answered the last question; `line`: open while it lives."""
 
     path: Path
     counts: dict[str, PoolCount] = field(default_factory=dict)
     is_fresh: bool = False
     misses: int = 0
+    line: socket.socket | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is known to live without being asked."""
+        return self.line is not None and is_open(self.line)
+
+    def close(self) -> None:
+        """Keep nothing open towards it."""
+        line, self.line = self.line, None
+        if line is not None:
+            line.close()
 
     @property
     def running(self) -> int:
@@ -78,17 +93,18 @@ class Succession:
         Raises:
             ConfigError: it did not say that it has heard.
         """
-        with self.peer:
-            try:
-                async with asyncio.timeout(ANSWER_S):
-                    await send(self.peer, Question(ask="retire", pid=os.getpid()))
-                    answer = await receive(self.peer, Answer)
-            except (OSError, TimeoutError, PeerGone, PeerSilent) as exc:
-                raise ConfigError(
-                    f"the gateway at {self.predecessor.path} gave its sockets and did not retire "
-                    f"({type(exc).__name__}); see its log, and start the new one again"
-                ) from exc
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await send(self.peer, Question(ask="retire", pid=os.getpid()))
+                answer = await receive(self.peer, Answer)
+        except (OSError, TimeoutError, PeerGone, PeerSilent) as exc:
+            self.peer.close()
+            raise ConfigError(
+                f"the gateway at {self.predecessor.path} gave its sockets and did not retire "
+                f"({type(exc).__name__}); see its log, and start the new one again"
+            ) from exc
         self.predecessor.counts, self.predecessor.is_fresh = answer.counts, True
+        self.predecessor.line = self.peer
         self.is_done = True
         return self.predecessor
 
@@ -108,18 +124,18 @@ class Predecessors:
             if path == own:
                 continue
             try:
-                answer = await ask(path, Question(ask="hello"))
+                answer, line = await stay(path)
             except PeerGone:
                 path.unlink(missing_ok=True)
                 continue
             except PeerSilent as exc:
                 log.warning("predecessor_silent", path=str(path), why=str(exc))
                 continue
-            if answer.control != str(control):
+            if answer.control == str(control) and answer.is_retired:
+                self.members.append(Predecessor(path, answer.counts, is_fresh=True, line=line))
                 continue
-            if answer.is_retired:
-                self.members.append(Predecessor(path, answer.counts, is_fresh=True))
-            else:
+            line.close()
+            if answer.control == str(control):
                 serving = path
         return serving
 
@@ -166,6 +182,11 @@ class Predecessors:
             for one in self.members
         ]
 
+    def forget(self) -> None:
+        """Have none of them any more: they are another process's to count, or we end."""
+        while self.members:
+            self.members.pop().close()
+
     async def _ask(self, one: Predecessor) -> None:
         question = Question(
             ask="follow",
@@ -174,15 +195,23 @@ class Predecessors:
         try:
             answer = await ask(one.path, question)
         except PeerGone:
-            self.members.remove(one)
-            one.path.unlink(missing_ok=True)
-            log.info("predecessor_gone", name=one.path.stem, cut=one.running)
+            self._bury(one)
         except PeerSilent as exc:
+            if isinstance(exc, PeerHidden) and not one.is_alive:
+                self._bury(one)
+                return
             one.is_fresh, one.misses = False, one.misses + 1
             if one.misses == _MISSES_TOLD:  # a single one is its end, as a rule
                 log.warning("predecessor_silent", name=one.path.stem, why=str(exc))
         else:
             one.counts, one.is_fresh, one.misses = answer.counts, True, 0
+
+    def _bury(self, one: Predecessor) -> None:
+        one.close()
+        if one in self.members:
+            self.members.remove(one)
+        one.path.unlink(missing_ok=True)
+        log.info("predecessor_gone", name=one.path.stem, cut=one.running)
 
     def _news(self, pool: Pool, one: Predecessor) -> list[EndpointNews]:
         own = one.counts.get(pool.settings.model, PoolCount()).endpoints

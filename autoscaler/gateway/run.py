@@ -128,6 +128,7 @@ class Gateway:
         async with contextlib.AsyncExitStack() as stack:
             handover.open(folder_of(self.settings))
             stack.callback(handover.close)
+            stack.callback(predecessors.forget)
             succession = await self._meet(predecessors, handover, state_file)
             if succession is not None:
                 stack.callback(succession.close)
@@ -174,7 +175,7 @@ class Gateway:
                 await self._leaving.wait()
                 if handover.is_retired:
                     following.cancel()  # it is the younger one's to tell them now
-                    predecessors.members.clear()
+                    predecessors.forget()
                     log.info("gateway_retired", running=_running(pools))
                     await serving.aclose()
                     await self._finish(clients)

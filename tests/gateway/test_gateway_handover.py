@@ -261,6 +261,35 @@ async def test_an_elder_that_lives_and_says_nothing_keeps_its_count_and_is_told_
     assert (pool["endpoints"]["a"]["state"], pool["waiting"]) == ("draining", 1)
 
 
+async def test_an_elder_whose_sockets_file_is_removed_is_counted_and_found_again(
+    gateway: Any, engine: Any, start: Start, tmp_path: Path
+) -> None:
+    engine.gate.clear()
+    await gateway.add("a", engine.url)
+    stream = asyncio.create_task(gateway.chat(stream=True))
+    await gateway.until(lambda pool: pool["running"] == 1)
+    (path,) = list(tmp_path.glob("*.gw"))  # noqa: ASYNC240 - one folder, once
+
+    async with successor(start, gateway) as younger:
+        await younger.until(lambda pool: pool["running"] == 1)
+        path.unlink()
+        counted = set()
+        async with asyncio.timeout(10):
+            while not path.exists():  # the elder makes it anew
+                counted.add((await younger.pool_state())["running"])
+                await asyncio.sleep(0.05)
+        restored = await younger.pool_state()
+        async with successor(start, younger) as third:
+            names = [one["name"] for one in (await third.ask("state"))["predecessors"]]
+        engine.gate.set()
+        await stream
+        await retired(gateway)
+
+    assert counted == {1}
+    assert restored["running"] == 1
+    assert path.stem in names
+
+
 async def test_nonsense_at_the_door_for_processes_ends_nothing(gateway: Any) -> None:
     (path,) = gateway.gateway.settings.control.parent.glob("*.gw")
     for sent in (b"", b"\x00", b"\xff\xff\xff\xff", b"\x00\x00\x00\x02{]", b"\x00\x00\x00\x02[]"):
