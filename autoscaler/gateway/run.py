@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import structlog
 from aiohttp import web
 
+from autoscaler.bounded_http import BoundedPage
 from autoscaler.errors import ConfigError
 from autoscaler.gateway.body import Bodies
 from autoscaler.gateway.connection import ClientServer
@@ -233,7 +234,8 @@ class Gateway:
     ) -> None:
         await serving.enter_async_context(_served(control.app(), sockets.of("control")))
         if metrics := sockets.of("metrics"):
-            await serving.enter_async_context(_served(control.metrics_app(), metrics))
+            page = _served(control.metrics_app(), metrics, is_bounded=True)
+            await serving.enter_async_context(page)
 
     async def _upgrades(self) -> None:
         while True:
@@ -305,7 +307,9 @@ def _running(pools: Pools) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _served(app: web.Application, sockets: list[socket.socket]) -> AsyncIterator[None]:
+async def _served(
+    app: web.Application, sockets: list[socket.socket], *, is_bounded: bool = False
+) -> AsyncIterator[None]:
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -315,11 +319,19 @@ async def _served(app: web.Application, sockets: list[socket.socket]) -> AsyncIt
         keepalive_timeout=75.0,
     )
     await runner.setup()
+    listeners: list[asyncio.Server] = []
     try:
         for opened in sockets:
-            await web.SockSite(runner, opened).start()
+            if is_bounded and runner.server is not None:
+                page = BoundedPage(runner.server)
+                loop = asyncio.get_running_loop()
+                listeners.append(await loop.create_server(page, sock=opened))
+            else:
+                await web.SockSite(runner, opened).start()
         yield
     finally:
+        for listener in listeners:
+            listener.close()
         await runner.cleanup()
 
 

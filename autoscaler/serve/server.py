@@ -6,6 +6,7 @@ A page in a browser can reach loopback, so the TCP side checks `Host` and serves
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 import structlog
 from aiohttp import web
 
+from autoscaler.bounded_http import BoundedPage
 from autoscaler.decide.explain import explain_json, explain_lines
 from autoscaler.decide.profiles import Profiles
 from autoscaler.domain.ids import ModelName, NodeName
@@ -59,32 +61,14 @@ class Server:
             web.AppRunner(self._app(verbs=False), access_log=None),
             web.AppRunner(self._app(verbs=True), access_log=None),
         ]
-        for runner in runners:
-            await runner.setup()
-        try:
-            try:
-                await web.TCPSite(runners[0], host, int(port)).start()
-            except OSError as exc:
-                raise ConfigError(
-                    f"serve.listen: cannot listen on {config.serve.listen}: {exc.strerror}: is another "
-                    "daemon running? (autoscaler status), or name another port"
-                ) from exc
-            await self._serve_socket(runners[1], config.socket)
+        async with contextlib.AsyncExitStack() as stack:
+            for runner in runners:
+                await runner.setup()
+                stack.push_async_callback(runner.cleanup)
+            await _serve_port(stack, runners[0], host, int(port))
+            await _serve_socket(stack, runners[1], config.socket)
             self.listening.set()
             await asyncio.Event().wait()
-        finally:
-            for runner in runners:
-                await runner.cleanup()
-            _forget(config.socket)
-
-    async def _serve_socket(self, runner: web.AppRunner, path: Path) -> None:
-        # the store's lock is held: whoever left this socket behind is dead
-        _forget(path)
-        try:
-            await web.UnixSite(runner, path).start()
-            os.chmod(path, 0o600)
-        except OSError as exc:
-            raise ConfigError(f"{path}: cannot make the daemon's socket: {exc.strerror}") from exc
 
     def _app(self, *, verbs: bool) -> web.Application:
         app = web.Application(
@@ -192,6 +176,7 @@ class Server:
         daemon = self._daemon
         stale = [f"{model}: its policy file vanished" for model in daemon.book.vanished]
         stale += [f"{model}: it has nodes and no policy" for model in daemon.health.stray]
+        stale += [growth.held for growth in daemon.book.held.values()]
         found = (
             daemon.book.error,
             str(daemon.market.trouble) if daemon.market.trouble else None,
@@ -272,6 +257,40 @@ class Server:
 
     def _model(self, given: object) -> ModelName:
         return find_model(self._daemon.book.policies, given)
+
+
+async def _serve_port(
+    stack: contextlib.AsyncExitStack, runner: web.AppRunner, host: str, port: int
+) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        listener = await loop.create_server(_bounded(runner), host, port)
+    except OSError as exc:
+        raise ConfigError(
+            f"serve.listen: cannot listen on {host}:{port}: {exc.strerror}: is another "
+            "daemon running? (autoscaler status), or name another port"
+        ) from exc
+    stack.callback(listener.close)
+
+
+async def _serve_socket(
+    stack: contextlib.AsyncExitStack, runner: web.AppRunner, path: Path
+) -> None:
+    # the store's lock is held: whoever left this socket behind is dead
+    _forget(path)
+    stack.callback(_forget, path)
+    loop = asyncio.get_running_loop()
+    try:
+        listener = await loop.create_unix_server(_bounded(runner), str(path))
+        stack.callback(listener.close)
+        os.chmod(path, 0o600)
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot make the daemon's socket: {exc.strerror}") from exc
+
+
+def _bounded(runner: web.AppRunner) -> BoundedPage:
+    assert runner.server is not None  # it was set up
+    return BoundedPage(runner.server)
 
 
 def _forget(path: Path) -> None:
