@@ -218,6 +218,23 @@ def read_policies(
     return PolicyFiles(policies, files)
 
 
+def no_clash(policies: Mapping[ModelName, Policy]) -> None:
+    """Refuse two policies that claim one name: one that is held keeps the names that it had.
+
+    Raises:
+        ConfigError: which two.
+    """
+    seen: dict[ModelName, Policy] = {}
+    for policy in policies.values():
+        taken = _taken(policy, seen)
+        if taken is not None:
+            raise ConfigError(
+                f"{policy.model}: clashes with {taken}, which keeps its names while its new policy waits: "
+                f"`autoscaler confirm MODEL` for the one that does (`autoscaler status` names it)"
+            )
+        seen[policy.name] = policy
+
+
 def _taken(policy: Policy, others: Mapping[ModelName, Policy]) -> ModelName | None:
     """The model that already has one of this policy's names, or its short form in machines' names."""
     names = {policy.model, *policy.aliases}

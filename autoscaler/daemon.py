@@ -16,6 +16,8 @@ import structlog
 
 from autoscaler.brakes.proof import Proof
 from autoscaler.clock import Clock, SystemClock
+from autoscaler.cloud.mkinf.listed import listed_offers
+from autoscaler.cloud.mkinf.prices import load_prices
 from autoscaler.cloud_check import CloudCheck
 from autoscaler.config import Config
 from autoscaler.domain.ids import ModelName
@@ -26,6 +28,7 @@ from autoscaler.errors import (
     PaymentRequired,
     StoreUnavailable,
 )
+from autoscaler.growth import GrowthGuard, dearest_of
 from autoscaler.health import Health
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.firewall import FirewallGate
@@ -72,6 +75,10 @@ class Daemon:
             emulated=config.cloud.is_loopback,
             balancer=config.balancer,
             reach=config.way,
+            guard=GrowthGuard(
+                dearest_of(listed_offers(load_prices(config.cloud.prices_file))),
+                config.limits.confirm_growth,
+            ),
         )
         self.wakes = Wakes()
         unneeded = frozenset({"firewall"}) if config.way == "tunnel" else frozenset()

@@ -113,6 +113,27 @@ class Operations:
         await self._store.set_promotion(model, None, event)
         await self._mode_changed(model, event)
 
+    async def confirm(self, model: ModelName, spec: object, actor: str) -> None:
+        """Put a policy in force that may spend far more than the one before.
+
+        Args:
+            spec: the hash of what was shown; another one is not what the person said yes to.
+
+        Raises:
+            ConfigError: nothing of it is held, or what is held is another policy by now.
+        """
+        self._check_held(model)
+        growth = self._book.held[model]
+        if spec != growth.spec:
+            raise ConfigError(
+                f"{model}: its policy is not the one that was shown any more: `autoscaler confirm {model}` shows it"
+            )
+        self._book.confirm(model)
+        event = self._event(model, "policy_confirmed", actor, growth.words)
+        await self._store.add_event(event)
+        self._said(event)
+        self._wakes.now("policies")
+
     async def scale(self, model: ModelName, override: Override | None, actor: str) -> None:
         """Set how many nodes a model has for a while, or take that back (None).
 
@@ -166,6 +187,9 @@ class Operations:
                 await self._check_promotion(model)
             case "demote":
                 await self._check_demotion(model)
+            case "confirm":
+                self._check_held(model)
+                word = replace(word, policy=self._book.waiting(model))
             case "scale":
                 await self._check_override(model, word.override)
         leaving: tuple[Node, ...] = ()
@@ -257,6 +281,10 @@ class Operations:
             raise ConfigError(
                 f"{model} is not promoted, since it could rent nothing:\n" + "\n".join(problems)
             )
+
+    def _check_held(self, model: ModelName) -> None:
+        if model not in self._book.held:
+            raise ConfigError(f"{model}: no policy of it waits for a word")
 
     async def _check_demotion(self, model: ModelName) -> None:
         if (await self._store.record(model)).promotion is None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import structlog
 
-from autoscaler.config_file import read_policies
+from autoscaler.config_file import no_clash, read_policies
 from autoscaler.domain.ids import ModelName
 from autoscaler.errors import ConfigError
+from autoscaler.growth import Growth, GrowthGuard
 from autoscaler.policy import Mode, Policy, below_floor
 from autoscaler.quantity import show_duration
 from autoscaler.store.protocol import Promotion
@@ -20,12 +21,19 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """What a reload changed."""
+    """What a reload changed.
+
+    Attributes:
+        grown: policies in force that may spend more or less than before.
+        held: policies that may spend so much more that a person must confirm them; those before stay in force.
+    """
 
     added: tuple[ModelName, ...] = ()
     changed: tuple[ModelName, ...] = ()
     vanished: tuple[ModelName, ...] = ()
     error: str | None = None
+    grown: tuple[Growth, ...] = ()
+    held: tuple[Growth, ...] = ()
 
 
 class PolicyBook:
@@ -39,6 +47,7 @@ class PolicyBook:
         balancer: str = "gateway",
         reach: str | None = None,
         fixed: Mapping[ModelName, Policy] | None = None,
+        guard: GrowthGuard | None = None,
     ) -> None:
         """Say where policies are.
 
@@ -46,9 +55,13 @@ class PolicyBook:
             emulated: the cloud is an emulator on loopback, and durations may undercut their floors.
             reach: how nodes are reached; servers that cannot be are refused.
             fixed: the policies themselves, which then stand in no directory: a trial's.
+            guard: says which policy a person must confirm; without one every policy is taken up.
         """
         self._directory = directory
         self._fixed = fixed
+        self._guard = guard
+        self._waiting: dict[ModelName, Policy] = {}
+        self._confirmed: dict[ModelName, str] = {}
         self._balancer = balancer
         self._reach = reach
         self._emulated = emulated
@@ -57,6 +70,7 @@ class PolicyBook:
         self._promotions: dict[ModelName, Promotion] = {}
         self.error: str | None = None
         self.vanished: tuple[ModelName, ...] = ()
+        self.held: dict[ModelName, Growth] = {}
 
     @property
     def policies(self) -> Mapping[ModelName, Policy]:
@@ -121,6 +135,48 @@ class PolicyBook:
         self._settle()
         self.vanished = (*self.vanished, policy.name)
 
+    def hold(self, before: Policy) -> Growth | None:
+        """Keep to the policy that was in force before this start, if the file's may spend far more."""
+        found = self._policies[before.name]
+        growth = self._too_much(before, found)
+        if growth is not None:
+            self._policies[before.name] = before
+            self._waiting[before.name], self.held[before.name] = found, growth
+            self._settle()
+        return growth
+
+    def waiting(self, model: ModelName) -> Policy:
+        """The policy that waits for a person, with the mode that it would be in."""
+        return self._in_force(self._waiting[model])
+
+    def confirm(self, model: ModelName) -> None:
+        """Let the next reload put a held policy in force, if its file is still the same."""
+        self._confirmed[model] = self.held[model].spec
+
+    def _too_much(self, before: Policy, after: Policy) -> Growth | None:
+        """The growth that a person must confirm. A model in shadow spends nothing: its promotion shows its limits."""
+        rents = self._in_force(before).mode is Mode.ACTIVE is self._in_force(after).mode
+        if self._guard is None or before == after or not rents:
+            return None
+        growth = self._guard.growth(before, after)
+        if growth is None or self._confirmed.get(after.name) == growth.spec:
+            return None
+        return growth if self._guard.is_too_much(growth, emulated=self._emulated) else None
+
+    def _sift(self, found: Mapping[ModelName, Policy]) -> dict[ModelName, Policy]:
+        """What is put in force of what was read: held policies are as they were."""
+        held = {}
+        for name, policy in found.items():
+            before = self._policies.get(name)
+            growth = self._too_much(before, policy) if before is not None else None
+            if growth is not None:
+                held[name] = growth
+            else:
+                self._confirmed.pop(name, None)
+        self.held = held
+        self._waiting = {name: found[name] for name in held}
+        return {name: self._policies[name] if name in held else p for name, p in found.items()}
+
     def hold_to_floors(self) -> list[str]:
         """Take the cloud for a real one from now on; what the policies in force have that only an emulator may."""
         self._emulated = False
@@ -134,7 +190,8 @@ class PolicyBook:
     def reload(self) -> Reload:
         """Read the directory again. With any mistake in any file, everything stays as it is."""
         try:
-            found = self._read()
+            found = self._sift(self._read())
+            no_clash(found)
         except ConfigError as exc:
             if str(exc) != self.error:
                 log.error("policies_refused", why=str(exc))
@@ -155,10 +212,21 @@ class PolicyBook:
             added=tuple(name for name in found if name not in before),
             changed=tuple(n for n, p in found.items() if n in before and before[n] != p),
             vanished=vanished,
+            grown=self._grown(before, found),
+            held=tuple(self.held.values()),
         )
         if change.added or change.changed:
             log.info("policies_reloaded", added=change.added, changed=change.changed)
         return change
+
+    def _grown(
+        self, before: Mapping[ModelName, Policy], found: Mapping[ModelName, Policy]
+    ) -> tuple[Growth, ...]:
+        if self._guard is None:
+            return ()
+        pairs = [(before[n], p) for n, p in found.items() if n in before and before[n] != p]
+        grown = (self._guard.growth(old, new) for old, new in pairs)
+        return tuple(each for each in grown if each is not None)
 
 
 def mode_in_force(policy: Policy, promotion: Promotion | None, *, emulated: bool) -> Mode:

@@ -18,7 +18,7 @@ from autoscaler.domain.money import Money
 from autoscaler.domain.node import COMING, SERVING, Fleet, Node, State
 from autoscaler.domain.override import Override
 from autoscaler.domain.plan import Plan
-from autoscaler.policy import Mode
+from autoscaler.policy import Mode, Policy
 from autoscaler.think import Inputs, Thought
 
 _ROUNDS = 100  # a pass may give back a tenth of the nodes
@@ -32,15 +32,17 @@ class Word:
     """What a person says of a model.
 
     Attributes:
-        verb: pause, resume, retire, promote, demote, drain or scale.
+        verb: pause, resume, retire, promote, demote, drain, confirm or scale.
         node: which one, for drain.
         override: for scale; None takes one back.
+        policy: for confirm, the one that would come into force.
     """
 
     verb: str
     actor: str
     node: NodeName | None = None
     override: Override | None = None
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,10 @@ def spoken(inputs: Inputs, word: Word) -> Inputs:
         case "promote" | "demote":
             mode = Mode.ACTIVE if word.verb == "promote" else Mode.SHADOW
             return replace(inputs, policy=policy.model_copy(update={"mode": mode}), shadow=None)
+        case "confirm" if word.policy is not None:
+            policies = {**inputs.limits.policies, record.model: word.policy}
+            limits = replace(inputs.limits, policies=policies)
+            return replace(inputs, policy=word.policy, limits=limits)
         case "drain":
             nodes = tuple(
                 replace(n, state=State.DRAINING, since=now) if n.name == word.node else n

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
 
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import NodeEvent
+from autoscaler.growth import Growth
 from autoscaler.health import Health
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.firewall import FirewallGate
@@ -36,6 +37,7 @@ class PolicyUptake:
     Attributes:
         start: begins the passes of a model that was added.
         drop_feed: closes what reads a model's signals, since its policy changed.
+        told: policies of which it was said that they are held, each by its hash.
     """
 
     book: PolicyBook
@@ -50,12 +52,18 @@ class PolicyUptake:
     start: Callable[[ModelName], None]
     drop_feed: Callable[[ModelName], Awaitable[None]]
     now: Callable[[], datetime]
+    told: dict[ModelName, str] = field(default_factory=dict)
 
     async def take_up(self) -> None:
         """Remember the policies in force, and take up those of models that have nodes and no file any more."""
         await self.settle_promotions()
-        for model in self.book.policies:
+        held = []
+        for model in tuple(self.book.policies):
+            before = await self._kept(model)
+            growth = self.book.hold(before) if before is not None else None
+            held += [growth] if growth is not None else []
             await self._keep(model)
+        await self._tell((), held)
         models = {n.model for n in await self.store.nodes()} - {ORPHANS_MODEL}
         for model in sorted(models - set(self.book.policies)):
             kept = await self.store.meta(f"policy:{model}")
@@ -68,6 +76,30 @@ class PolicyUptake:
                 log.error("nodes_without_policy", model=model, why=str(exc))
             else:
                 log.error("policy_vanished", models=[model], do="autoscaler retire MODEL")
+
+    async def _kept(self, model: ModelName) -> Policy | None:
+        """The policy that was in force before this start, None when that is not known."""
+        text = await self.store.meta(f"policy:{model}")
+        try:
+            return Policy.model_validate_json(text) if text is not None else None
+        except ValueError:
+            return None  # of another version: what it could spend is not known either
+
+    async def _tell(self, grown: Sequence[Growth], held: Sequence[Growth]) -> None:
+        """Say which policies may spend more or less than before, and which wait for a person; each once."""
+        for growth in grown:
+            await self._say(growth, "policy_spend_changed", growth.words)
+        for growth in held:
+            if self.told.get(growth.model) != growth.spec:
+                log.error("policy_held", model=growth.model, why=growth.held)
+                await self._say(growth, "policy_held", growth.words)
+        self.told.clear()
+        self.told.update({growth.model: growth.spec for growth in held})
+
+    async def _say(self, growth: Growth, kind: str, cause: str) -> None:
+        await self.store.add_event(
+            NodeEvent(self.now(), kind, growth.model, None, None, cause, actor="daemon")
+        )
 
     async def _keep(self, model: ModelName) -> None:
         text = self.book.written(model).model_dump_json(by_alias=True)
@@ -96,10 +128,11 @@ class PolicyUptake:
         while True:
             await self.wakes.wait("policies")
             change = self.book.reload()
-            self.metrics.reloaded(ok=change.error is None)
+            self.metrics.reloaded(ok=change.error is None and not change.held)
             for model in (*change.added, *change.changed):
                 await self._keep(model)
             await self.settle_promotions()
+            await self._tell(change.grown, change.held)
             for model in change.added:
                 await self.leases.acquire(model)
                 self.start(model)

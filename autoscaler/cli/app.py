@@ -23,7 +23,17 @@ from autoscaler.cli.thought import explain, plan
 from autoscaler.cli.trace import trace_app
 from autoscaler.cli.trial import trial
 from autoscaler.cli.tunnels import tunnels
-from autoscaler.cli.verbs import demote, drain, pause, promote, resume, retire, scale, sweep
+from autoscaler.cli.verbs import (
+    confirm,
+    demote,
+    drain,
+    pause,
+    promote,
+    resume,
+    retire,
+    scale,
+    sweep,
+)
 
 app = typer.Typer(
     name="autoscaler",
@@ -47,6 +57,7 @@ for command in (
     offers,
     promote,
     demote,
+    confirm,
     pause,
     resume,
     scale,

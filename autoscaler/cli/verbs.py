@@ -65,6 +65,14 @@ def demote(model: str, config: ConfigOption = DEFAULT_CONFIG, yes: YesOption = F
         _say(read_config(config), "demote", f"Put {model} in shadow?", yes=yes, model=model)
 
 
+def confirm(model: str, config: ConfigOption = DEFAULT_CONFIG, yes: YesOption = False) -> None:
+    """Put a changed policy in force that may spend far more than the one before: shows the difference first."""
+    with said_errors():
+        settings = read_config(config)
+        question = f"Put the new policy of {model} in force?"
+        _say(settings, "confirm", question, yes=yes, model=model)
+
+
 def scale(
     model: str,
     nodes: Annotated[int | None, typer.Option("--nodes", help="so many, no more, no fewer")] = None,
@@ -128,11 +136,13 @@ def sweep(
 
 
 def _say(config: Config, verb: str, question: str, *, yes: bool, **body: object) -> None:
-    """Show what would come of it, ask, and tell the daemon."""
+    """Show what would come of it, ask, and tell the daemon: about what was shown, and about nothing else."""
     try:
         ahead = asyncio.run(post(config, "/api/v1/preview", verb=verb, **body))
         for line in ahead["text"]:
             typer.echo(line)
+        if "spec" in ahead:
+            body["spec"] = ahead["spec"]
     except NotNow as exc:  # a brake must hold also while the cloud cannot be read
         typer.echo(f"what would come of it cannot be foreseen now: {exc}", err=True)
     agreed(question, yes=yes)

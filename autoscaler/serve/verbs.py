@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_OF_A_MODEL = ("pause", "resume", "retire", "promote", "demote", "scale")
+_OF_A_MODEL = ("pause", "resume", "retire", "promote", "demote", "confirm", "scale")
 
 
 class Verbs:
@@ -57,6 +57,8 @@ class Verbs:
                     await operations.promote(model, actor)
                 case "demote":
                     await operations.demote(model, actor)
+                case "confirm":
+                    await operations.confirm(model, body.get("spec"), actor)
                 case "pause":
                     await operations.pause(model, actor)
                 case "resume":
@@ -110,6 +112,9 @@ class Verbs:
             "in_flight": in_flight,
             "text": lines(what, in_flight),
         }
+        if what.word.verb == "confirm":
+            growth = daemon.book.held[model]
+            told |= {"spec": growth.spec, "text": [growth.words, *lines(what, in_flight)]}
         if what.word.verb == "promote":
             thought = daemon.reconciler.last.get(model)
             shadow = thought.shadow if thought is not None else None

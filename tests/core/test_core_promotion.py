@@ -38,7 +38,9 @@ def written(directory: Path, mode: str | None, *, emulated: bool = False) -> Pol
 
 def uptake(book: PolicyBook, store: SqliteStore) -> PolicyUptake:
     """The part that settles promotions; what it does else is not asked for here."""
-    unused = dict.fromkeys(set(PolicyUptake.__slots__) - {"book", "store", "now"}, cast(Any, None))
+    unused = dict.fromkeys(
+        set(PolicyUptake.__slots__) - {"book", "store", "now", "told"}, cast(Any, None)
+    )
     return PolicyUptake(book=book, store=store, now=lambda: NOON, **unused)
 
 
