@@ -65,8 +65,9 @@ class EndpointNews(_Message):
 class Question(_Message):
     """What one process asks of another.
 
-    `stay`: who are you? And keep this connection until one of us ends. `sockets`: let me take over. `retire`: I serve now,
-    finish what you have. `follow`: this is how things stand, what have you in flight? `stop`: refuse who still waits.
+    `stay`: who are you? And keep this connection until one of us ends. `sockets`: let me take over. `retire`: I serve
+    now, finish what you have. `follow`: this is how things stand, what have you in flight? `stop`: refuse who still
+    waits.
     """
 
     ask: str

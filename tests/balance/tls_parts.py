@@ -13,9 +13,15 @@ from autoscaler.nodes.pki import Authority
 
 
 class TlsServer:
-    """A model server that speaks TLS, in threads: one that is refused amid a handshake leaves nothing in the loop."""
+    """A model server that speaks TLS, in threads: one that is refused amid a handshake leaves nothing in the loop.
+
+    Attributes:
+        met: connections that it was tried with.
+        served: requests that came over them.
+    """
 
     def __init__(self, bundle: str) -> None:
+        self.met = 0
         self.served = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._context = _context(bundle)
@@ -49,6 +55,7 @@ class TlsServer:
                 threading.Thread(target=self._serve, args=(one,), daemon=True).start()
 
     def _serve(self, one: socket.socket) -> None:
+        self.met += 1
         try:
             with one, self._context.wrap_socket(one, server_side=True) as tls:
                 while request := tls.recv(65536):

@@ -7,12 +7,15 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from autoscaler.nodes.pki import make_authority
 from tests.balance.far_host import HOST_KEY, KEY, RemoteHost, public
 from tests.balance.parts import HaproxyProcess
+from tests.balance.tls_parts import TlsServer
 from tests.e2e.test_e2e_reach_tunnel import start_tunnels
 from tests.e2e.world import CLOSED, World, seconds
 from tests.tunnels.tunnel_parts import free_range
@@ -21,12 +24,14 @@ from tests.world.files import Table, merged
 pytestmark = pytest.mark.e2e
 
 SHIPPED_MODEL = "Qwen/Qwen3-8B"  # the one that the shipped configuration has a backend for
+BACKEND = "qwen-qwen3-8b"
 
 
 async def test_nodes_serve_through_haproxy_over_a_reload_and_leave_it_without_a_loss(
     cloud: World,
 ) -> None:
-    async with _haproxies(cloud, "one") as (haproxy,):
+    """And HAProxy asks them over TLS, and nobody who shows another certificate."""
+    async with _haproxies(cloud, "one", reach="tls") as (haproxy,):
         cloud.write_policy(model=SHIPPED_MODEL, nodes={"min": 0, "max": 2})
         await cloud.start_daemon()
 
@@ -38,6 +43,8 @@ async def test_nodes_serve_through_haproxy_over_a_reload_and_leave_it_without_a_
 
         await haproxy.forget()
         await _is_listed(cloud, haproxy, node["name"])
+        assert node["endpoints"][0].startswith("https://")
+        await _nobody_in_its_place_is_asked(cloud, haproxy, node)
         passed = await asyncio.gather(
             *(cloud.ask(SHIPPED_MODEL, base=haproxy.url) for _ in range(10))
         )
@@ -138,6 +145,28 @@ async def test_with_one_of_two_haproxies_away_scale_out_goes_on_and_scale_in_aft
         assert all(answer.whole for answer in answers), (answers, cloud.logs())
         assert {answer.node for answer in answers[4:]} == {""}  # not by way of the activator
         assert str(two.socket_path) in far.asked
+
+
+async def _nobody_in_its_place_is_asked(
+    there: World, haproxy: HaproxyProcess, node: dict[str, Any]
+) -> None:
+    """Lead HAProxy to a server with a certificate of another authority; the next daemon leads it back."""
+    now = datetime.now(UTC)
+    host_name = f"{node['name']}.autoscaler.internal"
+    await there.end("daemon", signal.SIGKILL)
+    with TlsServer.of(make_authority(now), host_name, now) as thief:
+        host, _, port = thief.url.removeprefix("https://").rpartition(":")
+        await _tell(haproxy, f"set server {BACKEND}/as-{node['name']} addr {host} port {port}")
+
+        async def is_met() -> bool:
+            answer = await there.ask(SHIPPED_MODEL, base=haproxy.url)
+            return answer.whole and thief.met > 1
+
+        await there.until(is_met, "HAProxy tries the server in the node's place")
+        await there.start_daemon()
+        right = node["endpoints"][0].removeprefix("https://")
+        await there.until(lambda: _leads_to(haproxy, node["name"], right), "it is led back")
+        assert thief.served == 0
 
 
 @asynccontextmanager
@@ -241,9 +270,18 @@ async def _is_listed(there: World, haproxy: HaproxyProcess, name: str) -> None:
     await there.until(listed, f"HAProxy has {name}")
 
 
+async def _leads_to(haproxy: HaproxyProcess, name: str, address: str) -> bool:
+    lines = [line.split() for line in (await _servers(haproxy)).splitlines() if name in line]
+    return [f"{line[4]}:{line[18]}" for line in lines] == [address]
+
+
 async def _servers(haproxy: HaproxyProcess) -> str:
+    return await _tell(haproxy, "show servers state")
+
+
+async def _tell(haproxy: HaproxyProcess, command: str) -> str:
     reader, writer = await asyncio.open_unix_connection(str(haproxy.socket_path))
-    writer.write(b"show servers state\n")
+    writer.write(f"{command}\n".encode())
     await writer.drain()
     text = (await reader.read()).decode()
     writer.close()
