@@ -68,9 +68,9 @@ class Front:
                 path in INFERENCE or path in self.paths
             ):  # as it is written, and so passed on
                 return await self._forward(request, account)
-            case "GET" if path == "/v1/models":
+            case "GET" | "HEAD" if path == "/v1/models":
                 return self._models(account)
-            case "GET" if path.startswith("/v1/models/"):
+            case "GET" | "HEAD" if path.startswith("/v1/models/"):
                 return self._model(unquote(path.removeprefix("/v1/models/")), account)
         raise RequestError(404, "unknown_url", _unknown(request.method, path))
 
