@@ -1,18 +1,21 @@
 """What in a project carries our mark: VMs, disks and firewall rules, as the cloud lists them.
 
-A VM is ours when its name has the whole form that only we make: prefix, owner mark, intent, attempt. A name that only
-begins with the mark is shown and never touched. A system disk carries no mark of ours, only its VM's id: it is ours
-when that VM is, or was, as the operations tell that still echo our names.
+A VM is ours when its name has the whole form that only we make: prefix, owner mark, intent, attempt. A rule is ours
+when it has the one name that a daemon gives its rule. A system disk carries no mark, only its VM's id: it is ours when
+that VM is, or was, as the operations tell that still echo our names. What only begins with the mark somebody made by
+hand: a data disk, another rule. It is shown, and never touched.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
+from autoscaler.brakes.creates import Creates, is_our_vm
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.domain.ids import MachineId, parse_name
 from autoscaler.domain.machine import Disk, FirewallRule, Inventory, Machine
@@ -22,7 +25,7 @@ from autoscaler.nodes.inventory import Owner
 
 OS_DISK = "OS-disk-"  # mkinf names a VM's system disk so, followed by the VM's id
 ATTACHED = "attached"
-_REMEMBERED = timedelta(days=7)  # how far back operations are asked for
+_MARKED = re.compile(r"(?P<prefix>[a-z][a-z0-9]{0,7})-(?P<owner>[a-z0-9]{8})-.*")
 
 
 class Kind(StrEnum):
@@ -31,6 +34,7 @@ class Kind(StrEnum):
     VM = "vm"
     DISK = "disk"
     RULE = "rule"
+    CREATE = "create"  # asked for, and perhaps not listed yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,8 @@ class Holdings:
         incomplete: why the list of VMs may lack some, empty when it is whole.
         unseen: kinds that this cloud lists not at all, each with why.
         strays: system disks in no use whose VM is listed no more, and which carry no mark: perhaps ours.
-        foreign: VMs with our prefix and another owner mark. strangers: all other VMs.
+        foreign: VMs with our prefix and another owner mark. foreign_rest: disks and rules of such. strangers: all
+            other VMs.
     """
 
     things: tuple[Thing, ...]
@@ -90,6 +95,7 @@ class Holdings:
     unseen: Mapping[Kind, str] = field(default_factory=dict)
     strays: tuple[Thing, ...] = ()
     foreign: int = 0
+    foreign_rest: int = 0
     strangers: int = 0
 
     @property
@@ -102,18 +108,23 @@ def mark_of(owner: Owner) -> str:
     return f"{owner.prefix}-{owner.owner}-"
 
 
-def is_our_vm(name: str, owner: Owner) -> bool:
-    """Whether a VM's name has our whole form, prefix and owner mark exactly."""
-    parts = parse_name(name)
-    return parts is not None and (parts.prefix, parts.owner) == (owner.prefix, owner.owner)
+def rule_of(owner: Owner) -> str:
+    """The name of the one rule that a daemon of ours makes."""
+    return f"{mark_of(owner)}serve"
 
 
-async def look(cloud: Cloud, owner: Owner, prices: Prices, now: datetime) -> Holdings:
+async def look(
+    cloud: Cloud, owner: Owner, prices: Prices, now: datetime, creates: Creates | None = None
+) -> Holdings:
     """List all that carries our mark. Reads only.
 
+    Args:
+        creates: hears what operations tell; for who goes on listening.
+
     Raises:
-        CloudUnavailable, SchemaError: it could not be listed.
+        CloudUnavailable, SchemaError, Rejected: it could not be listed.
     """
+    heard = creates or Creates(cloud, owner)
     inventory = await cloud.inventory()
     unseen: dict[Kind, str] = {}
     disks: Sequence[Disk] = ()
@@ -126,7 +137,9 @@ async def look(cloud: Cloud, owner: Owner, prices: Prices, now: datetime) -> Hol
         rules = await cloud.firewall_rules()
     except EndpointMissing as exc:
         unseen[Kind.RULE] = str(exc)
-    once = await machines_once_ours(cloud, owner, now)
+    await heard.listen(now)
+    if heard.missing:
+        unseen[Kind.CREATE] = heard.missing
     names = [machine.name for machine in inventory.machines]
     ours = our_machines(inventory, owner)
     foreign = sum(1 for name in names if _is_foreign(name, owner))
@@ -134,7 +147,7 @@ async def look(cloud: Cloud, owner: Owner, prices: Prices, now: datetime) -> Hol
     things = (
         *(vm_thing(machine, prices) for machine in ours),
         *(vm_thing(machine, prices, is_ours=False) for machine in alike),
-        *our_disks(disks, owner, prices, {m.id for m in ours} | once),
+        *our_disks(disks, owner, prices, {m.id for m in ours} | heard.machines),
         *our_rules(rules, owner),
     )
     return Holdings(
@@ -142,22 +155,13 @@ async def look(cloud: Cloud, owner: Owner, prices: Prices, now: datetime) -> Hol
         inventory.at,
         incomplete="" if inventory.complete else inventory.why_incomplete or "no reason given",
         unseen=unseen,
-        strays=_strays(disks, inventory, prices, once),
+        strays=_strays(disks, inventory, prices, heard.machines),
         foreign=foreign,
+        foreign_rest=sum(
+            _has_foreign_mark(each, owner)
+            for each in (*(d.name for d in disks), *(r.name for r in rules))
+        ),
         strangers=len(names) - len(ours) - len(alike) - foreign,
-    )
-
-
-async def machines_once_ours(cloud: Cloud, owner: Owner, now: datetime) -> frozenset[MachineId]:
-    """VMs that operations still tell of as made under a name of ours; as many as the cloud remembers.
-
-    Raises:
-        CloudUnavailable, SchemaError: they could not be listed.
-    """
-    return frozenset(
-        operation.machine_id
-        for operation in await cloud.operations(now - _REMEMBERED)
-        if operation.machine_id is not None and is_our_vm(operation.request_name or "", owner)
     )
 
 
@@ -169,16 +173,16 @@ def our_machines(inventory: Inventory, owner: Owner) -> tuple[Machine, ...]:
 def our_disks(
     disks: Sequence[Disk], owner: Owner, prices: Prices, machines: Collection[MachineId]
 ) -> tuple[Thing, ...]:
-    """Disks that carry our mark, and the system disks of these VMs of ours."""
+    """The system disks of these VMs of ours, and disks that somebody gave our mark: not ours."""
     return tuple(
-        _disk_thing(disk, prices)
+        _disk_thing(disk, prices, is_ours=vm_of(disk) in machines)
         for disk in disks
-        if _vm_of(disk) in machines or disk.name.startswith(mark_of(owner))
+        if vm_of(disk) in machines or disk.name.startswith(mark_of(owner))
     )
 
 
 def our_rules(rules: Sequence[FirewallRule], owner: Owner) -> tuple[Thing, ...]:
-    """Firewall rules that carry our mark."""
+    """Our firewall rule, and rules that somebody gave our mark: not ours."""
     return tuple(
         Thing(
             Kind.RULE,
@@ -187,6 +191,7 @@ def our_rules(rules: Sequence[FirewallRule], owner: Owner) -> tuple[Thing, ...]:
             f"{len(rule.ports)} ports" if len(rule.ports) > 2 else ", ".join(rule.ports),
             "active" if rule.active else "pending",
             ZERO,
+            rule.name == rule_of(owner),
         )
         for rule in rules
         if rule.name.startswith(mark_of(owner))
@@ -209,8 +214,8 @@ def vm_thing(machine: Machine, prices: Prices, *, is_ours: bool = True) -> Thing
     )
 
 
-def _disk_thing(disk: Disk, prices: Prices) -> Thing:
-    is_in_vms_price = _vm_of(disk) is not None and bool(disk.attached_to)
+def _disk_thing(disk: Disk, prices: Prices, *, is_ours: bool = True) -> Thing:
+    is_in_vms_price = vm_of(disk) is not None and bool(disk.attached_to)
     return Thing(
         Kind.DISK,
         disk.id,
@@ -218,13 +223,14 @@ def _disk_thing(disk: Disk, prices: Prices) -> Thing:
         f"{disk.size_gib:.0f} GiB",
         ATTACHED if disk.attached_to else "unattached",
         ZERO if is_in_vms_price else prices.of_disk(disk),
+        is_ours,
         location=disk.location,
         created_at=disk.created_at,
-        machine_id=_vm_of(disk),
+        machine_id=vm_of(disk),
     )
 
 
-def _vm_of(disk: Disk) -> MachineId | None:
+def vm_of(disk: Disk) -> MachineId | None:
     """The VM whose system disk this is, by its name."""
     return MachineId(disk.name.removeprefix(OS_DISK)) if disk.name.startswith(OS_DISK) else None
 
@@ -236,13 +242,18 @@ def _strays(
     return tuple(
         _disk_thing(disk, prices)
         for disk in disks
-        if not disk.attached_to and _vm_of(disk) is not None and _vm_of(disk) not in listed
+        if not disk.attached_to and vm_of(disk) is not None and vm_of(disk) not in listed
     )
 
 
 def _is_foreign(name: str, owner: Owner) -> bool:
     parts = parse_name(name)
     return parts is not None and parts.prefix == owner.prefix and parts.owner != owner.owner
+
+
+def _has_foreign_mark(name: str, owner: Owner) -> bool:
+    found = _MARKED.fullmatch(name)
+    return found is not None and found["prefix"] == owner.prefix and found["owner"] != owner.owner
 
 
 def _is_look_alike(name: str, owner: Owner) -> bool:

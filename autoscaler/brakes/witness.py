@@ -9,11 +9,12 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from autoscaler.domain.ids import MachineId
 from autoscaler.domain.node import State
@@ -48,7 +49,7 @@ class Witness:
     Attributes:
         nodes: names in its open rows, each with its VM's id where that is known.
         closed: VMs of rows that it has closed lately.
-        orphans: VMs that it has seen and that no row of its own names.
+        orphans: VMs that it has seen and that no row of its own names, with their first sight.
         creating: names whose create call may be under way.
         held: why it acts on no listing now, None when it does.
     """
@@ -58,7 +59,7 @@ class Witness:
     held: str | None
     nodes: Mapping[str, MachineId | None]
     closed: Mapping[MachineId, str]
-    orphans: frozenset[MachineId]
+    orphans: Mapping[MachineId, datetime | None]
     rules: frozenset[str]
     creating: frozenset[str] = frozenset()
 
@@ -74,6 +75,7 @@ class _Row(BaseModel):
     name: str
     machine_id: str | None = None
     state: str = ""
+    first_seen: AwareDatetime | None = None
 
 
 class _Told(BaseModel):
@@ -178,7 +180,9 @@ def _believed(told: _Told, address: Address, owner: Owner, project: str) -> Witn
             row.name: MachineId(row.machine_id) if row.machine_id else None for row in told.nodes
         },
         closed={MachineId(row.machine_id): row.name for row in told.closed if row.machine_id},
-        orphans=frozenset(MachineId(row.machine_id) for row in told.orphans if row.machine_id),
+        orphans={
+            MachineId(row.machine_id): row.first_seen for row in told.orphans if row.machine_id
+        },
         rules=frozenset(told.firewall_rules),
         creating=frozenset(
             row.name for row in told.nodes if row.state == State.CREATING and not row.machine_id

@@ -5,9 +5,12 @@ All of it comes from config.toml, or without one from the command line, so that 
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 from pydantic import ValidationError
@@ -20,6 +23,8 @@ from autoscaler.cli.connection import (
     PasswordFileOption,
     ProjectOption,
     UrlOption,
+    said_errors,
+    warnings_to_stderr,
 )
 from autoscaler.cloud.mkinf.cloud import MkinfCloud
 from autoscaler.cloud.mkinf.connect import open_cloud
@@ -46,20 +51,7 @@ DaemonOption = Annotated[
 ]
 
 _HERE = Path("config.toml")
-
-__all__ = [
-    "ConfigOption",
-    "DaemonOption",
-    "EmailOption",
-    "KeyFileOption",
-    "Marked",
-    "OwnerOption",
-    "PasswordFileOption",
-    "PrefixOption",
-    "ProjectOption",
-    "UrlOption",
-    "marked",
-]
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +86,33 @@ class Marked:
         return Prices(vms, listed.disk_gb_hour)
 
 
+def marked_command(command: Callable[Concatenate[Marked, P], None]) -> Callable[..., None]:
+    """Make a command line's command of a function: add the options that say whose things it is about."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:  # Any: as both declare them; typer has checked
+        warnings_to_stderr()
+        with said_errors():
+            whose = marked(**{name: options.pop(name) for name in shared})
+            command(whose, *args, **options)
+
+    shared = inspect.signature(marked, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    run.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]  # typer reads it
+    return run
+
+
 def marked(
-    config: Path | None,
-    url: str | None,
-    project: str | None,
-    key_file: Path | None,
-    email: str | None,
-    password_file: Path | None,
-    owner: str | None,
-    prefix: str | None,
-    daemon: str | None,
+    *,
+    config: ConfigOption = None,
+    daemon: DaemonOption = None,
+    url: UrlOption = None,
+    project: ProjectOption = None,
+    key_file: KeyFileOption = None,
+    email: EmailOption = None,
+    password_file: PasswordFileOption = None,
+    owner: OwnerOption = None,
+    prefix: PrefixOption = None,
 ) -> Marked:
     """Take what the options say, those on the command line before the config's.
 

@@ -10,34 +10,17 @@ from typing import Annotated
 
 import typer
 
+from autoscaler.brakes.creates import Creates
 from autoscaler.brakes.ours import Holdings, look
 from autoscaler.brakes.panic import Panic, Progress, Tempo
 from autoscaler.cli.ask import YesOption
 from autoscaler.cli.audit import age, price, short_name
-from autoscaler.cli.connection import (
-    JsonOption,
-    Table,
-    asking,
-    said_errors,
-    show,
-    warnings_to_stderr,
-)
+from autoscaler.cli.connection import JsonOption, Table, asking, said_errors, show
 from autoscaler.cli.halt import Halt, halt_daemon
-from autoscaler.cli.marked import (
-    ConfigOption,
-    DaemonOption,
-    EmailOption,
-    KeyFileOption,
-    Marked,
-    OwnerOption,
-    PasswordFileOption,
-    PrefixOption,
-    ProjectOption,
-    UrlOption,
-    marked,
-)
+from autoscaler.cli.marked import Marked, marked_command
 from autoscaler.clock import SystemClock
 from autoscaler.cloud.mkinf.cloud import MkinfCloud
+from autoscaler.domain.money import ZERO
 from autoscaler.errors import AuthFailed, CloudUnavailable, ConfigError, SchemaError
 from autoscaler.quantity import parse_duration
 
@@ -51,19 +34,9 @@ ForOption = Annotated[
 ]
 
 
+@marked_command
 def panic(
-    config: ConfigOption = None,
-    daemon: DaemonOption = None,
-    url: UrlOption = None,
-    project: ProjectOption = None,
-    key_file: KeyFileOption = None,
-    email: EmailOption = None,
-    password_file: PasswordFileOption = None,
-    owner: OwnerOption = None,
-    prefix: PrefixOption = None,
-    limit: ForOption = None,
-    yes: YesOption = False,
-    json: JsonOption = False,
+    whose: Marked, limit: ForOption = None, yes: YesOption = False, json: JsonOption = False
 ) -> None:
     """Delete every VM, disk and firewall rule of ours, now, and go on until their absence is proven.
 
@@ -71,9 +44,7 @@ def panic(
     mark. A daemon that can be reached is told to pause all models first. Ends with 0 only when absence is proven;
     Ctrl-C is safe, and so is running it again.
     """
-    warnings_to_stderr()
     with said_errors():
-        whose = marked(config, url, project, key_file, email, password_file, owner, prefix, daemon)
         length = _length(limit)
         run = _Run(whose, length, yes=yes, as_json=json)
         try:
@@ -106,6 +77,7 @@ class _Run:
         self._as_json = as_json
         self._halt = Halt()
         self._panic: Panic | None = None
+        self._creates: Creates | None = None
         self._said = ""
 
     async def all(self) -> None:
@@ -133,6 +105,7 @@ class _Run:
                 self._show,
                 self._halt.creating,
                 with_rules=not self._halt.lives,
+                creates=self._creates,
             )
             async with asyncio.timeout(self._length.total_seconds() if self._length else None):
                 await self._panic.run()
@@ -169,11 +142,12 @@ class _Run:
 
     async def _first_look(self, cloud: MkinfCloud) -> tuple[str, Holdings]:
         """What there is. A cloud that does not answer is asked again, a wrong key is an error."""
+        whose = self._whose
+        self._creates = creates = Creates(cloud, whose.owner)
         while True:
             try:
-                project = await cloud.project_id()
-                now = SystemClock().now()
-                return project, await look(cloud, self._whose.owner, self._whose.prices(), now)
+                project, now = await cloud.project_id(), SystemClock().now()
+                return project, await look(cloud, whose.owner, whose.prices(), now, creates)
             except AuthFailed:
                 raise
             except (CloudUnavailable, SchemaError) as exc:
@@ -186,13 +160,16 @@ class _Run:
         if not self._as_json:
             show(_doomed_table(holdings, at), as_json=False)
         others = holdings.strangers + holdings.foreign
+        rate = sum((each.usd_per_hour or ZERO for each in doomed), ZERO)
         self._say(
             f"{len(doomed)} with the mark {self._whose.owner.prefix}-{mark}, "
-            f"{holdings.usd_per_hour}/h; {others} other VMs of the project are not touched"
+            f"{rate}/h; {others} other VMs of the project are not touched"
         )
         for each in holdings.things:
             if not each.is_ours:
-                self._say(f"note: {each.name} has our mark in a name we never make: not touched")
+                self._say(
+                    f"note: {each.kind} {each.name} has our mark in a name we never make: not touched"
+                )
         if self._yes:
             return
         with asking("say --yes to agree beforehand"):

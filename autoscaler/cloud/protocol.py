@@ -66,7 +66,11 @@ class Cloud(Protocol):
         """Read one operation; None when the cloud no longer knows it: judge by the machine."""
 
     async def operations(self, since: datetime) -> Sequence[Operation]:
-        """List operations since an instant, to find a lost answer by the name it echoes. May miss finished ones."""
+        """List operations since an instant, to find a lost answer by the name it echoes. May miss finished ones.
+
+        Raises:
+            EndpointMissing: this cloud lists none: what it was asked for shows in the listing of machines alone.
+        """
 
     async def delete(self, machine_id: MachineId) -> None:
         """Ask for a machine to go; unknown is no error. No answer proves that it is gone.

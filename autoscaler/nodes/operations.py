@@ -13,7 +13,7 @@ from autoscaler.clock import Clock
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.domain.ids import NodeName, OperationId
 from autoscaler.domain.machine import Operation, OperationState
-from autoscaler.errors import CloudUnavailable, SchemaError
+from autoscaler.errors import CloudUnavailable, EndpointMissing, SchemaError
 
 _REMEMBERED = 4096
 _LISTED_EVERY_S = 5.0
@@ -72,6 +72,8 @@ class OperationsFeed:
         self._listed_at_s, self._since = at_s, since
         try:
             self._listed = tuple(await self._cloud.operations(since))
+        except EndpointMissing:
+            self._listed = ()  # then the listing of machines is the only witness
         except (CloudUnavailable, SchemaError) as exc:
             self._failure, self._listed = exc, ()
             raise

@@ -21,7 +21,8 @@ async def witness(daemon: Daemon) -> Json:
     config, now = daemon.config, daemon.clock.now()
     swept = daemon.sweeper.swept_at
     rows = await daemon.store.nodes(closed_since=now - _CLOSED_FOR)
-    rules = [f"{config.cloud.prefix}-{config.cloud.owner}-serve"] if config.firewall.manage else []
+    # with firewall.manage = false the operator makes the rule of this name: it is accounted for all the same
+    rules = [f"{config.cloud.prefix}-{config.cloud.owner}-serve"]
     return {
         "schema": 1,
         "owner": config.cloud.owner,

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aiohttp import web
 
 from autoscaler.brakes.ours import Prices
 from autoscaler.brakes.panic import Panic, Progress, Tempo
+from autoscaler.brakes.witness import Witness
 from autoscaler.cloud.protocol import Created, CreateRequest, UsageLine
 from autoscaler.domain.ids import IntentId, MachineId, ModelName, OperationId, node_name
 from autoscaler.domain.machine import (
@@ -29,6 +34,22 @@ NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 OURS = Owner("as1", "testtest")
 PRICES = Prices({"a40.1x": Money.of("1.10")}, Money.of("0.0001"))
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+FRESH: dict[str, Any] = {  # Any: JSON as a daemon serves it
+    "schema": 1,
+    "owner": "testtest",
+    "prefix": "as1",
+    "project": "p1",
+    "swept_age_s": 12.0,
+    "sweep_s": 60.0,
+    "held": None,
+    "nodes": [],
+    "closed": [],
+    "orphans": [],
+    "firewall_rules": [],
+    "a_later_field": 1,
+}
 
 
 def name(number: int = 0, owner: str = "testtest", prefix: str = "as1") -> str:
@@ -96,6 +117,8 @@ class LyingCloud:
     lists_disks: bool = True
     appears: dict[float, Machine] = field(default_factory=dict)  # at so many seconds
     operations_unread: int = 0  # so many next readings of operations fail
+    lists_operations: bool = True
+    tells_once: bool = False  # a finished operation
 
     def add(self, *names: str, power: PowerState = PowerState.RUNNING) -> None:
         for each in names:
@@ -154,7 +177,12 @@ class LyingCloud:
         if self.operations_unread:
             self.operations_unread -= 1
             raise CloudUnavailable("GET operations: 503")
-        return list(self.ops)
+        if not self.lists_operations:
+            raise EndpointMissing("GET operations: 501")
+        told = list(self.ops)
+        if self.tells_once:
+            self.ops = [each for each in told if each.state is OperationState.IN_PROGRESS]
+        return told
 
     async def operation(self, operation_id: OperationId) -> Operation | None:
         raise AssertionError("a finished operation may be told only once: leave it to the daemon")
@@ -194,3 +222,42 @@ def panic_of(
         settling=timedelta(seconds=600),
     )
     return Panic(cloud, OURS, PRICES, tempo, cloud.clock, told, **more)  # type: ignore[arg-type]  # the caller names fields
+
+
+def witness(**told: Any) -> Witness:  # Any: fields of a Witness
+    values: dict[str, Any] = {
+        "where": "here", "swept_age_s": 1.0, "held": None, "nodes": {}, "closed": {},
+        "orphans": {}, "rules": frozenset(), **told,
+    }  # fmt: skip
+    return Witness(**values)
+
+
+class Told:
+    """A server that says what it is told to say."""
+
+    def __init__(self) -> None:
+        self.body: object = FRESH
+        self.status = 200
+        self.url = ""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if isinstance(self.body, bytes):
+            return web.Response(body=self.body, status=self.status)
+        return web.json_response(self.body, status=self.status)
+
+
+@asynccontextmanager
+async def telling() -> AsyncIterator[Told]:
+    """What answers where a daemon is asked for its inventory."""
+    told = Told()
+    app = web.Application()
+    app.router.add_get("/api/v1/inventory", told.answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    told.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield told
+    finally:
+        await runner.cleanup()

@@ -6,40 +6,28 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from autoscaler.brakes.audit import Audit, Outcome, Verdict, judge
 from autoscaler.brakes.ours import Holdings, Kind, look
-from autoscaler.brakes.witness import Address, NoWitness, Witness, ask, daemon_url
+from autoscaler.brakes.witness import Address, NoWitness, ask, daemon_url
 from autoscaler.domain.ids import MachineId
 from autoscaler.domain.machine import Disk, FirewallRule, OperationState
 from autoscaler.domain.money import Money
 from autoscaler.errors import ConfigError
 from autoscaler.nodes.inventory import Owner
-from tests.brakes.parts import NOON, OURS, PRICES, Clock, LyingCloud, create_of, name
-
-FRESH: dict[str, Any] = {  # Any: JSON as a daemon serves it
-    "schema": 1,
-    "owner": "testtest",
-    "prefix": "as1",
-    "project": "p1",
-    "swept_age_s": 12.0,
-    "sweep_s": 60.0,
-    "held": None,
-    "nodes": [],
-    "closed": [],
-    "orphans": [],
-    "firewall_rules": [],
-    "a_later_field": 1,
-}
-
-
-def witness(**told: Any) -> Witness:  # Any: fields of a Witness
-    values: dict[str, Any] = {
-        "where": "here", "swept_age_s": 1.0, "held": None, "nodes": {}, "closed": {},
-        "orphans": frozenset(), "rules": frozenset(), **told,
-    }  # fmt: skip
-    return Witness(**values)
+from tests.brakes.parts import (
+    FRESH,
+    NOON,
+    OURS,
+    PRICES,
+    Clock,
+    LyingCloud,
+    Told,
+    create_of,
+    name,
+    telling,
+    witness,
+)
 
 
 async def held(cloud: LyingCloud) -> Holdings:
@@ -66,6 +54,8 @@ async def test_only_what_carries_our_mark_is_listed_with_its_price(cloud: LyingC
     cloud.rules = [
         FirewallRule("r1", "as1-testtest-serve", (), ("8000",), active=True),
         FirewallRule("r2", "as1-testtes-serve", (), ("8000",), active=True),
+        FirewallRule("r3", "as1-testtest-office", (), ("22",), active=True),
+        FirewallRule("r4", "as1-somebody-serve", (), ("8000",), active=True),
     ]
 
     found = await held(cloud)
@@ -74,12 +64,13 @@ async def test_only_what_carries_our_mark_is_listed_with_its_price(cloud: LyingC
         (Kind.VM, f"id-{name(0)}", True),
         (Kind.VM, "id-as1-testtest-mybox", False),
         (Kind.DISK, "d1", True),
-        (Kind.DISK, "d3", True),
+        (Kind.DISK, "d3", False),
         (Kind.RULE, "r1", True),
+        (Kind.RULE, "r3", False),
     ]
     assert found.things[0].usd_per_hour == Money.of("1.10")
     assert found.usd_per_hour == Money.of("2.21")
-    assert (found.foreign, found.strangers) == (1, 1)
+    assert (found.foreign, found.foreign_rest, found.strangers) == (1, 1, 1)
     assert [stray.id for stray in found.strays] == ["d4"]
 
 
@@ -91,10 +82,10 @@ async def test_a_disk_left_by_a_vm_that_an_operation_still_names_is_ours(cloud: 
     assert [t.id for t in (await held(cloud)).things] == ["d1"]
 
 
-async def test_a_cloud_that_lists_no_disks_is_said_and_no_failure(cloud: LyingCloud) -> None:
-    cloud.lists_disks = False
+async def test_what_a_cloud_does_not_list_is_said_and_no_failure(cloud: LyingCloud) -> None:
+    cloud.lists_disks = cloud.lists_operations = False
 
-    assert list((await held(cloud)).unseen) == [Kind.DISK]
+    assert list((await held(cloud)).unseen) == [Kind.DISK, Kind.CREATE]
 
 
 async def test_all_accounted_for_is_calm(cloud: LyingCloud) -> None:
@@ -117,7 +108,7 @@ async def test_all_accounted_for_is_calm(cloud: LyingCloud) -> None:
     ("told", "why"),
     [
         ({}, "does not know it"),
-        ({"orphans": frozenset({MachineId(f"id-{name()}")})}, "orphan"),
+        ({"orphans": {MachineId(f"id-{name()}"): None}}, "orphan"),
         ({"closed": {MachineId(f"id-{name()}"): name()}}, "takes it for gone"),
         ({"nodes": {name(): MachineId("a-twin")}}, "does not know it"),
     ],
@@ -152,32 +143,10 @@ async def test_without_a_daemon_all_is_unknown_also_when_there_is_nothing(
 # the daemon's word
 
 
-class Told:
-    """A server that says what it is told to say."""
-
-    def __init__(self) -> None:
-        self.body: object = FRESH
-        self.status = 200
-        self.url = ""
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        if isinstance(self.body, bytes):
-            return web.Response(body=self.body, status=self.status)
-        return web.json_response(self.body, status=self.status)
-
-
 @pytest.fixture
 async def daemon() -> AsyncIterator[Told]:
-    told = Told()
-    app = web.Application()
-    app.router.add_get("/api/v1/inventory", told.answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    told.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield told
-    await runner.cleanup()
+    async with telling() as told:
+        yield told
 
 
 async def test_a_fresh_daemon_of_ours_is_believed(daemon: Told) -> None:

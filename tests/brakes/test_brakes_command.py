@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from autoscaler.cli.audit import audit
 from autoscaler.cli.panic import panic
-from tests.brakes.parts import name
+from tests.brakes.parts import FRESH, name, telling
 from tests.cloud.answers import VM
 from tests.cloud.scripted import KEY, PROJECT, ScriptedMkinf, serve, status
 
@@ -171,3 +171,63 @@ async def test_a_listing_that_is_not_whole_is_no_clean_audit(
 
     assert result.exit_code == 1, result.output
     assert "not whole" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "status_of_it", "deletes"),
+    [
+        (("--yes",), "", 0, 1),
+        ((), "y\n", 0, 1),
+        ((), "n\n", 1, 0),
+        ((), "", 2, 0),
+    ],
+    ids=["agreed beforehand", "agreed", "not agreed", "nobody to ask"],
+)
+async def test_what_a_daemon_disowns_twice_is_deleted_once_a_person_agrees(
+    shell: Type,
+    mkinf: ScriptedMkinf,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    stdin: str,
+    status_of_it: int,
+    deletes: int,
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        'schema = 1\nstate_dir = "s"\nruntime_dir = "r"\n[cloud]\nkey_file = "/nowhere/key"\n'
+        f'owner = "testtest"\nurl = "{mkinf.url}"\nrequests_per_s = 200\n'
+        '[timings]\ngone_after = "300ms"\nstep = "100ms"\n'
+    )
+    listed = [{**VM, "name": name()}]
+
+    async def vms(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"items": listed})
+
+    async def delete(_: web.Request) -> web.StreamResponse:
+        listed.clear()
+        return web.json_response({}, status=202)
+
+    mkinf.on("GET P/vms", vms)
+    mkinf.on(f"DELETE P/vms/{VM['id']}", delete)
+    mkinf.on(f"GET P/vms/{VM['id']}", status(404))
+    async with telling() as daemon:
+        daemon.body = {**FRESH, "project": PROJECT}
+
+        result = await shell(
+            "audit", "--config", str(config), "--daemon", daemon.url,
+            "--terminate-unaccounted", *words, stdin=stdin,
+        )  # fmt: skip
+
+    assert result.exit_code == status_of_it, result.output
+    assert len(mkinf.calls(f"DELETE P/vms/{VM['id']}")) == deletes
+    assert f"to be deleted: vm {name()}" in result.stdout
+
+
+async def test_without_a_daemon_that_is_believed_nothing_is_deleted(
+    shell: Type, mkinf: ScriptedMkinf
+) -> None:
+    result = await shell("audit", "--owner", "testtest", "--terminate-unaccounted", "--yes")
+
+    assert result.exit_code == 5, result.output
+    assert "nothing is deleted: unknown" in result.stdout
+    assert not [each for each in mkinf.seen if each.method != "GET"]

@@ -10,13 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoscaler.brakes.creates import Creates
+from autoscaler.brakes.ours import look
 from autoscaler.brakes.panic import Progress
 from autoscaler.brakes.silence import Silence
 from autoscaler.domain.ids import MachineId
 from autoscaler.domain.machine import Disk, FirewallRule, Inventory, OperationState, PowerState
 from autoscaler.domain.money import Money
 from autoscaler.errors import CloudUnavailable, EndpointMissing, OutcomeUnknown, Rejected
-from tests.brakes.parts import Clock, LyingCloud, create_of, machine, name, panic_of
+from tests.brakes.parts import (
+    NOON,
+    OURS,
+    PRICES,
+    Clock,
+    LyingCloud,
+    create_of,
+    machine,
+    name,
+    panic_of,
+)
 
 
 @pytest.fixture
@@ -174,14 +186,54 @@ async def test_a_create_that_failed_or_was_deleted_since_holds_nothing_up(
 async def test_a_create_that_no_operation_could_tell_of_is_waited_for_too(
     cloud: LyingCloud,
 ) -> None:
-    cloud.operations_unread = 1_000
-    cloud.appears = {500.0: machine(name())}
+    for unread in ({"operations_unread": 1_000}, {"lists_operations": False}):
+        blind = replace(cloud, clock=Clock(), vms={}, calls=[], **unread)
+        blind.appears = {500.0: machine(name())}
+
+        panic = panic_of(blind)
+        await panic.run()
+
+        assert ("delete", f"id-{name()}") in blind.calls
+        assert panic.left() == []  # no system disk is left that only operations could tell of
+
+
+async def test_a_disk_that_only_operations_could_tell_of_is_named_when_they_are_not_listed(
+    cloud: LyingCloud,
+) -> None:
+    cloud.lists_operations = False
+    cloud.spare_disks = [Disk("d1", "OS-disk-somebodys", 128, "us-east1-a")]
 
     panic = panic_of(cloud)
     await panic.run()
 
-    assert ("delete", f"id-{name()}") in cloud.calls
-    assert any("only operations tell" in line for line in panic.left())
+    assert [line for line in panic.left() if "OS-disk-somebodys" in line]
+    assert cloud.touched() == set()
+
+
+async def test_a_create_that_operations_tell_of_only_once_is_remembered(cloud: LyingCloud) -> None:
+    """A look beforehand was told of it; its VM is listed much later."""
+    cloud.tells_once = True
+    cloud.ops = [create_of(name(), OperationState.SUCCEEDED)]
+    cloud.appears = {400.0: machine(name())}
+    creates = Creates(cloud, OURS)
+    await look(cloud, OURS, PRICES, NOON, creates)
+    assert cloud.ops == []
+
+    await panic_of(cloud, creates=creates).run()
+
+    assert cloud.vms == {}
+
+
+async def test_a_vm_that_only_its_disk_shows_is_asked_for_and_deleted(cloud: LyingCloud) -> None:
+    cloud.add(name(), "somebodys")
+    cloud.lists = [hidden] * 20
+    cloud.spare_disks = [
+        Disk(f"d-{each}", f"OS-disk-id-{each}", 128, "us-east1-a") for each in (name(), "somebodys")
+    ]
+
+    await panic_of(cloud).run()
+
+    assert list(cloud.vms) == ["id-somebodys"]
 
 
 async def test_operations_that_are_listed_again_end_the_waiting(cloud: LyingCloud) -> None:
@@ -200,21 +252,24 @@ async def test_our_system_disks_and_rules_go_last_and_nobody_elses(cloud: LyingC
         Disk("d1", f"OS-disk-id-{name()}", 128, "us-east1-a"),
         Disk("d2", "OS-disk-somebodys", 128, "us-east1-a"),
         Disk("d3", "as1-testtest-cache", 200, "us-east1-a"),
-        Disk("d4", "as1-testtest-used", 200, "us-east1-a", (MachineId("id-somebodys"),)),
+        Disk("d4", f"OS-disk-id-{name(1)}", 200, "us-east1-a", (MachineId("id-somebodys"),)),
     ]
+    cloud.ops = [create_of(name(1), OperationState.FAILED, machine_id=MachineId(f"id-{name(1)}"))]
     cloud.rules = [
         FirewallRule("r1", "as1-testtest-serve", ("198.51.100.7/32",), ("8000",), active=True),
         FirewallRule("r2", "as1-somebody-serve", ("198.51.100.8/32",), ("8000",), active=True),
+        FirewallRule("r3", "as1-testtest-office", ("198.51.100.8/32",), ("22",), active=True),
     ]
     panic = panic_of(cloud)
 
     await panic.run()
 
-    assert [disk.id for disk in cloud.spare_disks] == ["d2", "d4"]
-    assert [rule.id for rule in cloud.rules] == ["r2"]
+    assert [disk.id for disk in cloud.spare_disks] == ["d2", "d3", "d4"]
+    assert [rule.id for rule in cloud.rules] == ["r2", "r3"]
     assert cloud.calls[0][0] == "delete"
     assert panic.left() == []
-    assert "as1-testtest-used" in " ".join(panic.notes)
+    for by_hand in ("as1-testtest-cache", f"OS-disk-id-{name(1)}", "as1-testtest-office"):
+        assert by_hand in " ".join(panic.notes)
 
 
 async def test_a_living_daemons_rule_is_left(cloud: LyingCloud) -> None:

@@ -71,6 +71,8 @@ def test_systemd_finds_nothing_wrong_with_the_units_once_installed(installed: Pa
     found = systemd_analyze("verify", *units)
 
     assert [Path(unit).name for unit in units] == [
+        "autoscaler-audit.service",
+        "autoscaler-audit.timer",
         "autoscaler-gateway.service",
         "autoscaler-gateway.socket",
         "autoscaler-tunnels.service",
@@ -90,7 +92,7 @@ def test_systemd_would_say_it_if_something_were_wrong(installed: Path) -> None:
 
 
 @pytest.mark.parametrize("with_haproxy", [False, True], ids=["alone", "with HAProxy"])
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", [*SERVICES, "autoscaler-audit"])
 def test_little_is_exposed_to_the_services(
     service: str, with_haproxy: bool, installed: Path
 ) -> None:

@@ -130,11 +130,7 @@ class MkinfCloud:
             return None
 
     async def operations(self, since: datetime) -> Sequence[Operation]:
-        try:
-            listing = await self.client.operations(since=since)
-        except EndpointMissing:
-            return ()
-        return tuple(_operation(each) for each in listing)
+        return tuple(_operation(each) for each in await self.client.operations(since=since))
 
     async def delete(self, machine_id: MachineId) -> None:
         try:
