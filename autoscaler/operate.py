@@ -28,7 +28,7 @@ from autoscaler.preview import Consequence, Word, foresee
 from autoscaler.quantity import show_duration
 from autoscaler.reconcile import Reconciler
 from autoscaler.serve.views import marked
-from autoscaler.store.protocol import RESUMED, Promotion, Store
+from autoscaler.store.protocol import Promotion, Store
 from autoscaler.wakes import Wakes
 
 log = structlog.get_logger(__name__)
@@ -68,21 +68,21 @@ class Operations:
 
     async def pause(self, model: ModelName, actor: str) -> None:
         """Stop launching and releasing for a model; deletes and limits go on."""
-        await self._store.set_paused(model, actor, self._clock.now())
-        await self._audit(model, "model_paused", actor)
+        event = self._event(model, "model_paused", actor)
+        await self._store.set_paused(model, actor, event.at, event)
+        self._said(event)
 
     async def resume(self, model: ModelName, actor: str) -> None:
         """Let a model go on, also after its launches were stopped or it was retired."""
-        now = self._clock.now()
-        await self._store.set_paused(model, None, now)
-        await self._store.set_retired(model, None, now)
-        await self._store.set_meta(f"{RESUMED}{model}", now.isoformat())
-        await self._audit(model, "model_resumed", actor)
+        event = self._event(model, "model_resumed", actor)
+        await self._store.set_resumed(model, event)
+        self._said(event)
 
     async def retire(self, model: ModelName, actor: str) -> None:
         """Drain every node of a model and rent no more for it."""
-        await self._store.set_retired(model, actor, self._clock.now())
-        await self._audit(model, "model_retired", actor)
+        event = self._event(model, "model_retired", actor)
+        await self._store.set_retired(model, actor, event.at, event)
+        self._said(event)
 
     async def promote(self, model: ModelName, actor: str) -> None:
         """Let a model in shadow rent.
@@ -323,11 +323,6 @@ class Operations:
 
     async def _mode_changed(self, model: ModelName, event: NodeEvent) -> None:
         self._book.promote(await self._store.promotions())
-        self._said(event)
-
-    async def _audit(self, model: ModelName, kind: str, actor: str) -> None:
-        event = self._event(model, kind, actor)
-        await self._store.add_event(event)
         self._said(event)
 
     def _event(self, model: ModelName, kind: str, actor: str, more: str | None = None) -> NodeEvent:

@@ -28,8 +28,8 @@ from autoscaler.domain.signals import Signals
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.hostkey import new_nonce
 from autoscaler.nodes.leases import Leases
+from autoscaler.papers import Papers
 from autoscaler.policy import Mode, Policy
-from autoscaler.shadow import Shadow
 from autoscaler.store.protocol import Admission, ModelRecord, Store
 from autoscaler.think import Inputs, Thought, consider
 
@@ -93,7 +93,7 @@ class Reconciler:
         self._profiles = Profiles.load()
         self._memories: dict[ModelName, LawMemory] = {}
         self._retired: frozenset[ModelName] = frozenset()
-        self._shadows: dict[ModelName, Shadow] = {}
+        self._papers = Papers(store)
         self._recorded: dict[ModelName, Decision] = {}
         self.last: dict[ModelName, Thought] = {}
 
@@ -141,10 +141,7 @@ class Reconciler:
     def _remember(self, thought: Thought) -> None:
         self._memories[thought.decision.model] = thought.memory
         self.last[thought.decision.model] = thought
-        if thought.shadow is not None:
-            self._shadows[thought.decision.model] = thought.shadow
-        else:
-            self._shadows.pop(thought.decision.model, None)
+        self._papers.remember(thought.decision.model, thought.shadow)
 
     def _says_nothing_new(self, thought: Thought, now: datetime) -> bool:
         """Whether a pass without effect repeats what was recorded a moment ago.
@@ -204,7 +201,8 @@ class Reconciler:
             decision=new_decision_id(),
             why_no_launch=self._forbidden() or limits.failing(ledger, policy.name),
             why_no_release=self._why_no_release(policy.name),
-            shadow=self._shadow(record),
+            shadow=self._papers.of(record),
+            beside=await self._papers.beside(policy, self._policies()),
         )
 
     def why_nothing(self) -> str | None:
@@ -274,15 +272,6 @@ class Reconciler:
         memory = stored.restarted(now, policy.scaling.stabilization if caution is None else caution)
         self._memories[policy.name] = memory
         return memory
-
-    def _shadow(self, record: ModelRecord) -> Shadow | None:
-        found = self._shadows.get(record.model)
-        if found is None and record.shadow:
-            try:
-                found = Shadow.from_json(record.shadow)
-            except ValueError as exc:
-                log.warning("shadow_dropped", model=record.model, why=str(exc))
-        return found
 
     async def _without_old_override(self, record: ModelRecord, now: datetime) -> ModelRecord:
         """End an override whose time is over, and say so in the events."""

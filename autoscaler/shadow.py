@@ -66,7 +66,7 @@ class Shadow:
         return Fleet((*(n for n in real.nodes if n.name not in self.let_go), *self.nodes))
 
     def ledger(self, real: Ledger, model: ModelName) -> Ledger:
-        """What would have been spent: all that was, and what its own nodes would have cost."""
+        """What would have been spent and launched: all that was, and what it has on paper."""
         today, month = real.at.astimezone(UTC).date().isoformat(), f"{real.at:%Y-%m-}"
         day_cost = sum((cost for day, cost in self.spent if day == today), ZERO)
         month_cost = sum((cost for day, cost in self.spent if day.startswith(month)), ZERO)
@@ -74,6 +74,7 @@ class Shadow:
         return replace(
             real,
             nodes=(*(n for n in real.nodes if n.name not in let_go), *self.nodes),
+            launches=(*real.launches, *((model, n.created_at) for n in self.nodes)),
             closed_today={
                 **real.closed_today,
                 model: real.closed_today.get(model, ZERO) + day_cost,

@@ -4,7 +4,7 @@ and the pass that follows come to the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from autoscaler.decide.placement import PlacementLimits, place
 from autoscaler.decide.profiles import Profiles
 from autoscaler.decide.work import observed_work
 from autoscaler.domain.decision import Decision
-from autoscaler.domain.ids import DecisionId, NodeName
+from autoscaler.domain.ids import DecisionId, ModelName, NodeName
 from autoscaler.domain.node import SERVING, Fleet, Node, State
 from autoscaler.domain.offer import Market
 from autoscaler.domain.override import Override
@@ -41,6 +41,7 @@ class Inputs:
         why_no_launch: why nothing may be rented at all (safe mode, launches that failed alike), None when it may.
         why_no_release: why no node that balancers know may be drained now, None when one may.
         shadow: what it has on paper, for a model in shadow.
+        beside: what other models in shadow have on paper: together they would share the limits.
     """
 
     policy: Policy
@@ -56,6 +57,7 @@ class Inputs:
     why_no_launch: str | None = None
     why_no_release: str | None = None
     shadow: Shadow | None = None
+    beside: Mapping[ModelName, Shadow] = field(default_factory=dict)
 
     @property
     def is_retired(self) -> bool:
@@ -178,10 +180,14 @@ def on_paper(inputs: Inputs) -> Inputs:
     real = inputs.fleet
     before = (inputs.shadow or Shadow(since=inputs.now)).aged(inputs.now, real)
     serves = real.in_states(SERVING | {State.DRAINING})
+    ledger = before.ledger(inputs.ledger, inputs.policy.name)
+    for name, other in inputs.beside.items():
+        theirs = Fleet(tuple(node for node in inputs.ledger.nodes if node.model == name))
+        ledger = other.aged(inputs.now, theirs).ledger(ledger, name)
     return replace(
         inputs,
         fleet=before.fleet(real),
-        ledger=before.ledger(inputs.ledger, inputs.policy.name),
+        ledger=ledger,
         history=inputs.history if serves else nothing_runs(inputs.history),
         shadow=before,
     )

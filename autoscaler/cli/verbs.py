@@ -30,7 +30,6 @@ from autoscaler.errors import ConfigError
 from autoscaler.policies import find_model
 from autoscaler.quantity import parse_duration
 from autoscaler.serve.views import marked
-from autoscaler.store.protocol import RESUMED
 
 
 def pause(model: str, config: ConfigOption = DEFAULT_CONFIG, yes: YesOption = False) -> None:
@@ -166,16 +165,14 @@ def _mark(config: Config, verb: str, model: str, question: str, *, yes: bool) ->
 async def _note(config: Config, verb: str, name: ModelName) -> None:
     now, actor = datetime.now(UTC), _user()
     async with own_store(config) as store:
+        event = marked(name, f"model_{verb}d", actor, now)
         match verb:
             case "pause":
-                await store.set_paused(name, actor, now)
+                await store.set_paused(name, actor, now, event)
             case "retire":
-                await store.set_retired(name, actor, now)
+                await store.set_retired(name, actor, now, event)
             case _:
-                await store.set_paused(name, None, now)
-                await store.set_retired(name, None, now)
-                await store.set_meta(f"{RESUMED}{name}", now.isoformat())
-        await store.add_event(marked(name, f"model_{verb}d", actor, now))
+                await store.set_resumed(name, event)
 
 
 def _user() -> str:

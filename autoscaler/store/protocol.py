@@ -225,11 +225,21 @@ class Store(Protocol):
     async def record(self, model: ModelName) -> ModelRecord:
         """The model's record, an empty one when there is none."""
 
-    async def set_paused(self, model: ModelName, actor: str | None, now: datetime) -> None:
-        """Pause (by an actor) or resume (None) a model."""
+    async def set_paused(
+        self, model: ModelName, actor: str | None, now: datetime, event: NodeEvent | None = None
+    ) -> None:
+        """Pause (by an actor) or resume (None) a model, and record the event with it.
 
-    async def set_retired(self, model: ModelName, actor: str | None, now: datetime) -> None:
-        """Retire a model (by an actor) or take it back (None)."""
+        From then on none of its planned nodes becomes `creating`: `advance` refuses that.
+        """
+
+    async def set_retired(
+        self, model: ModelName, actor: str | None, now: datetime, event: NodeEvent | None = None
+    ) -> None:
+        """Retire a model (by an actor) or take it back (None), and record the event with it. Else as `set_paused`."""
+
+    async def set_resumed(self, model: ModelName, event: NodeEvent) -> None:
+        """Take back a pause, a retirement, and the stop after failures up to the event's instant, all at once."""
 
     async def set_promotion(
         self, model: ModelName, promotion: Promotion | None, event: NodeEvent

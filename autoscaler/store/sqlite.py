@@ -258,22 +258,18 @@ class SqliteStore:
     async def record(self, model: ModelName) -> ModelRecord:
         return await self._run(lambda db: sqlite_facts.record(db, model))
 
-    async def set_paused(self, model: ModelName, actor: str | None, now: datetime) -> None:
-        await self._set_flag("paused", model, actor, now)
-
-    async def set_retired(self, model: ModelName, actor: str | None, now: datetime) -> None:
-        await self._set_flag("retired", model, actor, now)
-
-    async def _set_flag(
-        self, flag: str, model: ModelName, actor: str | None, now: datetime
+    async def set_paused(
+        self, model: ModelName, actor: str | None, now: datetime, event: NodeEvent | None = None
     ) -> None:
-        at = iso(now) if actor else None
-        query = (
-            f"INSERT INTO models (model, {flag}_by, {flag}_at) VALUES (?, ?, ?) "
-            f"ON CONFLICT (model) DO UPDATE SET {flag}_by = excluded.{flag}_by, "
-            f"{flag}_at = excluded.{flag}_at"
-        )
-        await self._execute(query, (model, actor, at))
+        await self._run(lambda db: sqlite_facts.flag(db, "paused", model, actor, now, event))
+
+    async def set_retired(
+        self, model: ModelName, actor: str | None, now: datetime, event: NodeEvent | None = None
+    ) -> None:
+        await self._run(lambda db: sqlite_facts.flag(db, "retired", model, actor, now, event))
+
+    async def set_resumed(self, model: ModelName, event: NodeEvent) -> None:
+        await self._run(lambda db: sqlite_facts.resume(db, model, event))
 
     async def set_promotion(
         self, model: ModelName, promotion: Promotion | None, event: NodeEvent

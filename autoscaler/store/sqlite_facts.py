@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from autoscaler.domain.ids import MachineId, ModelName
 from autoscaler.domain.node import NodeEvent
 from autoscaler.domain.offer import BackOff, OfferKey
-from autoscaler.store.protocol import ListingLags, ModelRecord, Orphan, Promotion
+from autoscaler.store.protocol import RESUMED, ListingLags, ModelRecord, Orphan, Promotion
 from autoscaler.store.rows import OVERRIDE, PROMOTION, backoff_of, instant, iso
 from autoscaler.store.sqlite_file import transaction
 from autoscaler.store.sqlite_nodes import OPEN, add_event
@@ -50,6 +50,43 @@ def mark(
             (model, doc),
         )
         add_event(db, event)
+
+
+def flag(
+    db: sqlite3.Connection,
+    name: str,
+    model: ModelName,
+    actor: str | None,
+    now: datetime,
+    event: NodeEvent | None,
+) -> None:
+    """Pause or retire a model, or take that back (no actor), and record who did."""
+    with transaction(db):
+        _set_flag(db, name, model, actor, now)
+        if event is not None:
+            add_event(db, event)
+
+
+def resume(db: sqlite3.Connection, model: ModelName, event: NodeEvent) -> None:
+    """Let a model go on, whatever held it, and record who did."""
+    with transaction(db):
+        for name in ("paused", "retired"):
+            _set_flag(db, name, model, None, event.at)
+        db.execute(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"{RESUMED}{model}", iso(event.at))
+        )
+        add_event(db, event)
+
+
+def _set_flag(
+    db: sqlite3.Connection, name: str, model: ModelName, actor: str | None, now: datetime
+) -> None:
+    db.execute(
+        f"INSERT INTO models (model, {name}_by, {name}_at) VALUES (?, ?, ?) "
+        f"ON CONFLICT (model) DO UPDATE SET {name}_by = excluded.{name}_by, "
+        f"{name}_at = excluded.{name}_at",
+        (model, actor, iso(now) if actor else None),
+    )
 
 
 def backoffs(db: sqlite3.Connection) -> tuple[BackOff, ...]:

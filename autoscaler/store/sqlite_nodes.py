@@ -8,7 +8,7 @@ from datetime import datetime
 from autoscaler.domain.decision import Decision
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.money import ZERO, Money
-from autoscaler.domain.node import CLOSED, Node, NodeEvent
+from autoscaler.domain.node import CLOSED, Node, NodeEvent, State
 from autoscaler.domain.plan import Plan
 from autoscaler.errors import InvariantBroken, LeaseLost, StoreUnavailable
 from autoscaler.store.protocol import LAUNCH_MEMORY, RESUMED, Lease, Ledger
@@ -41,6 +41,8 @@ def write(db: sqlite3.Connection, before: Node, after: Node, event: NodeEvent | 
     row = db.execute("SELECT doc FROM nodes WHERE name = ?", (before.name,)).fetchone()
     if row is None or node_of(row) != before:
         raise StoreUnavailable(f"{before.name}: changed meanwhile; look at it again")
+    if before.state is State.PLANNED and after.state is State.CREATING:
+        _check_may_launch(db, after)
     db.execute(
         "UPDATE nodes SET state = ?, closed_at = ?, doc = ? WHERE name = ?",
         (after.state.value, closed_at(after), _doc(after), before.name),
@@ -61,6 +63,15 @@ def write(db: sqlite3.Connection, before: Node, after: Node, event: NodeEvent | 
             "INSERT OR REPLACE INTO money VALUES (?, ?, ?, ?)",
             [(after.name, after.model, day, str(c.usd)) for day, c in cost_by_day(after)],
         )
+
+
+def _check_may_launch(db: sqlite3.Connection, node: Node) -> None:
+    """A pause is a promise: once it is recorded, no create call of the model is made any more."""
+    row = db.execute(
+        "SELECT coalesce(paused_by, retired_by) AS who FROM models WHERE model = ?", (node.model,)
+    ).fetchone()
+    if row is not None and row["who"] is not None:
+        raise StoreUnavailable(f"{node.name}: not sent: {row['who']} stopped the model meanwhile")
 
 
 def insert(db: sqlite3.Connection, node: Node) -> None:

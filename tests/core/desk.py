@@ -84,6 +84,18 @@ class Desk:
             lambda: self.forbidden,
         )
 
+    def remade(self, policies: dict[ModelName, Policy]) -> Reconciler:
+        """Passes of several models, as after a start."""
+        return Reconciler(
+            self.config,
+            self.store,
+            self.market,
+            self.leases,
+            lambda model: self.feed,
+            lambda: policies,
+            lambda: self.forbidden,
+        )
+
     async def once(self) -> Outcome:
         await self.leases.renew_all()
         outcome = await self.reconciler.reconcile(self.policy, self.clock.now())

@@ -7,6 +7,8 @@ from datetime import timedelta
 import pytest
 
 from autoscaler.act import hourly
+from autoscaler.config import LimitSettings
+from autoscaler.domain.ids import ModelName
 from autoscaler.domain.money import Money
 from autoscaler.domain.node import Node, State
 from autoscaler.serve.views import marked
@@ -95,6 +97,44 @@ async def test_its_limits_hold_on_paper_too(shadow: Desk) -> None:
     await shadow.passes(minutes(30))
 
     assert (await on_paper(shadow)).peak == 2
+
+
+async def test_models_in_shadow_share_the_limits_of_all_on_paper_too(shadow: Desk) -> None:
+    other = ModelName("mistral")
+    assert await shadow.leases.acquire(other)
+    shadow.config = shadow.config.model_copy(
+        update={"limits": LimitSettings.model_validate({"nodes": 3, "launches_per_window": 60})}
+    )
+    both = {CHAT: policy(mode="shadow"), other: policy(mode="shadow", model=other)}
+    shadow.feed.arrivals = 500.0
+
+    async def passes(order: tuple[ModelName, ...]) -> dict[ModelName, int]:
+        made = shadow.remade(both)
+        for _ in range(40):
+            await shadow.leases.renew_all()
+            for name in order:
+                await made.reconcile(both[name], shadow.clock.now())
+            shadow.clock.move(15)
+        return {
+            name: len(Shadow.from_json((await shadow.store.record(name)).shadow).nodes)
+            for name in both
+        }
+
+    first = await passes((other, CHAT))
+    after_a_restart = await passes((CHAT, other))
+
+    assert sum(first.values()) == 3
+    assert after_a_restart == first
+
+
+async def test_the_pace_of_launches_holds_on_paper_too(shadow: Desk) -> None:
+    retries = {"launches_per_window": 1, "launch_window": "1h"}
+    shadow.policy = policy(mode="shadow", retries=retries)
+    shadow.feed.arrivals = 500.0
+
+    await shadow.passes(minutes(30))
+
+    assert (await on_paper(shadow)).launches == 1
 
 
 async def test_what_it_would_have_done_is_told_in_the_events(shadow: Desk) -> None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,7 @@ from autoscaler.domain.money import ZERO, Money
 from autoscaler.domain.node import Endpoint, Node, State
 from autoscaler.domain.offer import BackOff, OfferKey
 from autoscaler.errors import InvariantBroken, LeaseLost, StoreUnavailable
+from autoscaler.serve.views import marked
 from autoscaler.store.protocol import Lease, ModelRecord, OpenIntent, Orphan
 from autoscaler.store.rows import NODE
 from autoscaler.store.sqlite import SqliteStore
@@ -418,6 +420,50 @@ async def test_small_facts_come_back_as_they_were(store: SqliteStore) -> None:
     assert await store.orphans() == (orphan,)
     assert (await store.meta("project"), await store.meta("none")) == ("p1", None)
     assert await store.record(MODEL) == ModelRecord(MODEL, "", "anna", NOON)
+
+
+@pytest.mark.parametrize("stopped", ["set_paused", "set_retired"])
+async def test_once_a_model_is_stopped_none_of_its_intents_is_sent_until_it_goes_on(
+    store: SqliteStore, stopped: str
+) -> None:
+    lease, row = await lease_on(store), node()
+    await commit(store, lease, row)
+    said = marked(MODEL, "model_stopped", "anna", NOON)
+    await getattr(store, stopped)(MODEL, "anna", NOON, said)
+
+    with pytest.raises(StoreUnavailable, match="anna stopped the model meanwhile"):
+        await moved(store, lease, row, state=State.CREATING)
+    await store.set_resumed(MODEL, marked(MODEL, "model_resumed", "ben", NOON))
+    await moved(store, lease, row, state=State.CREATING)
+
+    kinds = [(e.kind, e.actor) for e in await store.events(model=MODEL)]
+    assert kinds[1:3] == [("model_stopped", "anna"), ("model_resumed", "ben")]
+    assert await store.record(MODEL) == ModelRecord(MODEL, "{}")
+    assert (await store.ledger(NOON)).resumed == {MODEL: NOON}
+
+
+async def test_a_word_and_who_said_it_are_one_commit(store: SqliteStore) -> None:
+    lame = replace(marked(MODEL, "model_paused", "anna", NOON), cause=cast(str, object()))
+
+    for word in (
+        store.set_paused(MODEL, "anna", NOON, lame),
+        store.set_retired(MODEL, "anna", NOON, lame),
+        store.set_resumed(MODEL, lame),
+    ):
+        with pytest.raises(StoreUnavailable):
+            await word
+
+    assert await store.record(MODEL) == ModelRecord(MODEL)
+    assert (await store.ledger(NOON)).resumed == {}
+
+
+async def test_the_ledger_knows_what_the_last_days_launches_came_to(store: SqliteStore) -> None:
+    lease = await lease_on(store)
+    await commit(store, lease, node())
+    over = await moved(store, lease, node(), state=State.CANCELLED, failure="create: no")
+
+    assert (await store.ledger(NOON)).ended == (over,)
+    assert (await store.ledger(NOON + timedelta(days=2))).ended == ()
 
 
 async def test_the_newest_fifty_boots_of_each_offer_are_kept_oldest_first(
