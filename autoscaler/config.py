@@ -28,6 +28,7 @@ ReachMode = Literal["private", "tls", "tunnel", "public-plain"]
 
 _SSH_ADDRESS = r"^[a-z_][a-z0-9_.-]{0,31}@([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?$"
 _PUBLIC_KEY = r"^(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|ssh-rsa) [A-Za-z0-9+/]+=*( [ -~]*)?$"
+_TIME_OF_DAY = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
 _NETWORK_ADDRESS = r"^[a-z0-9]+@|^[a-z]+://|^[^/]*:[0-9]+$"  # tcp@…, tcp://…, 10.0.0.5:9999
 
 
@@ -271,6 +272,13 @@ class Timings(Values):
         return self
 
 
+class BackupSettings(Values):
+    """The store's daily copies, in <state_dir>/backups."""
+
+    at: Annotated[str, Field(pattern=_TIME_OF_DAY)] = "03:17"
+    keep: Annotated[int, Field(ge=0, le=365)] = 7
+
+
 class LogSettings(Values):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "console"] = "json"
@@ -295,6 +303,7 @@ class Config(Values):
     haproxy: tuple[HaproxySettings, ...] = ()
     serve: ServeSettings = ServeSettings()
     timings: Timings = Timings()
+    backup: BackupSettings = BackupSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from functools import partial
 
 import structlog
 
+from autoscaler.backups import Backups
 from autoscaler.brakes.proof import Proof
 from autoscaler.clock import Clock, SystemClock
 from autoscaler.cloud.mkinf.listed import listed_offers
@@ -291,6 +292,7 @@ class Daemon:
                     ("demand", self._watch_demand),
                     ("balancers", self._watch_balancers),
                     ("ways", self._tend_ways),
+                    ("backups", self._back_up),
                 ):
                     tasks.create_task(self._supervised(name, part), name=name)
                 for model in self.book.policies:
@@ -389,6 +391,11 @@ class Daemon:
             except StoreUnavailable as exc:
                 log.warning("balancers_not_told", why=str(exc))
             await self.clock.sleep(self.config.timings.step.total_seconds())
+
+    async def _back_up(self) -> None:
+        folder, backup = self.config.state_dir / "backups", self.config.backup
+        backups = Backups(self.store, self.clock, folder, backup.keep)
+        await backups.run(backup.at, self._outside.every_day)
 
     async def _tend_ways(self) -> None:
         await tend(self._reach, self.store, self.health, self.clock, self.config.timings.step)

@@ -17,6 +17,7 @@ import aiohttp
 import asyncssh
 from watchfiles import awatch
 
+from autoscaler.backups import every_day
 from autoscaler.balance.assemble import build_balancers
 from autoscaler.balance.group import BalancerGroup
 from autoscaler.balance.remote import HaproxySockets
@@ -88,6 +89,9 @@ class Outside(Protocol):
 
     async def watch_demand(self, wake: Callable[[ModelName], None]) -> None:
         """Call `wake` with each model for which requests begin to wait. Runs until cancelled."""
+
+    async def every_day(self, at: str, wake: Callable[[], None]) -> None:
+        """Call `wake` each day at a time of day ("03:17", UTC). Runs until cancelled."""
 
     def on_signals(self, stop: Callable[[], None], reload: Callable[[], None]) -> None:
         """Have the host's signals call these."""
@@ -209,6 +213,9 @@ class _World:
     async def watch_demand(self, wake: Callable[[ModelName], None]) -> None:
         watch = DemandWatch(self.config.gateway_control, self.config.timings.reconcile)
         await watch.run(wake)
+
+    async def every_day(self, at: str, wake: Callable[[], None]) -> None:
+        await every_day(at, wake)
 
     def on_signals(self, stop: Callable[[], None], reload: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()

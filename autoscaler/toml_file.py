@@ -42,6 +42,7 @@ FORMS = {
     r"^[a-z][a-z0-9]{0,7}$": "up to 8 small letters and digits, the first a letter",
     r"^[a-z][a-z0-9_-]{0,31}$": "up to 32 small letters, digits and _ -, the first a letter",
     r"^[a-z_][a-z0-9_-]{0,31}$": "a user name: up to 32 small letters, digits and _ -",
+    r"^([01][0-9]|2[0-3]):[0-5][0-9]$": 'a time of day, UTC: "03:17"',
     r"^\d+(\.\d+)*$": "a version: numbers with dots between them",
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Protocol
 
 from autoscaler.domain.decision import Decision
@@ -294,6 +295,13 @@ class Store(Protocol):
 
     async def prune(self, before: datetime) -> int:
         """Forget closed nodes, their events and decisions older than the retention; returns rows removed."""
+
+    async def back_up(self, to: Path) -> None:
+        """Copy the store whole into a file, mode 0600, while it is in use.
+
+        Raises:
+            StoreUnavailable: it could not be copied; no half copy is left.
+        """
 
     async def close(self) -> None:
         """Close the file."""

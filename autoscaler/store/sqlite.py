@@ -34,7 +34,7 @@ from autoscaler.store.protocol import (
     Promotion,
 )
 from autoscaler.store.rows import OVERRIDE, PROMOTION, event_of, iso, node_of
-from autoscaler.store.sqlite_file import FileLock, open_database, transaction
+from autoscaler.store.sqlite_file import FileLock, copy_to, open_database, transaction
 from autoscaler.store.sqlite_nodes import OPEN
 
 T = TypeVar("T")
@@ -350,6 +350,15 @@ class SqliteStore:
 
     async def prune(self, before: datetime) -> int:
         return await self._run(lambda db: sqlite_facts.prune(db, before))
+
+    async def back_up(self, to: Path) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            try:
+                copy_to(db, to)
+            except (OSError, sqlite3.Error) as exc:
+                raise StoreUnavailable(f"{to}: cannot copy the store there: {exc}") from exc
+
+        await self._run(work)
 
     async def _execute(self, query: str, values: tuple[object, ...]) -> None:
         def work(db: sqlite3.Connection) -> None:

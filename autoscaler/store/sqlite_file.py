@@ -129,16 +129,29 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _set_aside(db: sqlite3.Connection, path: Path, version: int) -> None:
-    """Copy the file as it is, for who wants the older version back. Never half a copy under the final name."""
+    """Copy the file as it is, for who wants the older version back."""
     kept = path.with_name(f"{path.name}.schema-{version}")
-    half = path.with_name(f"{kept.name}.half")
+    try:
+        copy_to(db, kept)
+    except (OSError, sqlite3.Error) as exc:
+        raise StoreUnavailable(
+            f"{kept}: cannot copy the store there before it is migrated ({exc}): make room"
+        ) from exc
+
+
+def copy_to(db: sqlite3.Connection, kept: Path) -> None:
+    """Copy an open database whole, mode 0600. Never half a copy under the final name.
+
+    Raises:
+        OSError, sqlite3.Error: it could not be copied; what stood under that name still stands.
+    """
+    half = kept.with_name(f"{kept.name}.half")
     try:
         half.unlink(missing_ok=True)
         os.close(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with closing(sqlite3.connect(half)) as copy:
             db.backup(copy)
         half.replace(kept)
-    except (OSError, sqlite3.Error) as exc:
-        raise StoreUnavailable(
-            f"{kept}: cannot copy the store there before it is migrated ({exc}): make room"
-        ) from exc
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
