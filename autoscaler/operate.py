@@ -27,7 +27,7 @@ from autoscaler.policy import Mode, Policy
 from autoscaler.preview import Consequence, Word, foresee
 from autoscaler.quantity import show_duration
 from autoscaler.reconcile import Reconciler
-from autoscaler.serve.views import marked
+from autoscaler.serve.views import BY_HAND, marked
 from autoscaler.store.protocol import Promotion, Store
 from autoscaler.wakes import Wakes
 
@@ -158,7 +158,7 @@ class Operations:
         """
         node = await self._ready_node(name)
         now = self._clock.now()
-        after = replace(node, state=State.DRAINING, since=now, reason=f"drained by {actor}")
+        after = replace(node, state=State.DRAINING, since=now, reason=f"{BY_HAND}{actor}")
         event = NodeEvent(
             at=now,
             kind="node_draining",

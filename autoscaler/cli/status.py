@@ -51,7 +51,10 @@ async def _status(config: Config) -> View:
                     read_policies(config.policies).policies, emulated=config.cloud.is_loopback
                 )
             )
-        answer["trouble"] = ["no daemon runs: these figures are as it left them"]
+        answer["trouble"] = [
+            "no daemon runs: these figures are as it left them",
+            *answer["forgotten"],
+        ]
         hour, month = config.limits.usd_per_hour, config.limits.usd_per_month
         answer["limits"] = {
             "usd_per_hour": str(hour.usd) if hour else None,
@@ -165,7 +168,8 @@ def _next(model: View, word: str) -> str:
 
 def _stopped(model: View, word: str) -> str:
     if word == "paused":
-        return f"by {model.get('paused_by') or 'its policy'}"
+        who, since = model.get("paused_by"), ago(model.get("paused_at"))
+        return f"by {who or 'its policy'}{f' for {since}' if who and since else ''}"
     shadow = model.get("shadow")
     if word == "shadow" and shadow:
         return (

@@ -147,7 +147,7 @@ class Server:
             },
             "unaccounted": len(daemon.sweeper.findings.orphans),
             "swept_at": swept.isoformat() if swept else None,
-            "trouble": self._trouble(),
+            "trouble": [*self._trouble(), *cast(list[str], view["forgotten"])],
             "unproven": [belief.name for belief in daemon.proof.unproven],
         }
         return web.json_response(view)

@@ -6,7 +6,7 @@ The daemon serves these, and the commands make them themselves when no daemon ru
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -25,6 +25,8 @@ from autoscaler.store.protocol import Ledger, ModelRecord, Store
 Json = dict[str, object]
 _LATELY = timedelta(hours=24)
 _TWO_DAYS = timedelta(hours=48)
+_LONG = timedelta(hours=24)  # after so long a person's word may have been forgotten
+BY_HAND = "drained by "  # how the reason of a node begins that a person drains
 
 
 class Views:
@@ -48,6 +50,7 @@ class Views:
             "spent_month_usd": usd(ledger.spent_month()),
             **forecast(ledger, recent),
             "models": models,
+            "forgotten": forgotten(models, ledger),
         }
 
     async def _model(
@@ -123,6 +126,32 @@ class Views:
             if node.state in (State.READY, State.DRAINING)
             for e in node.endpoints
         ]
+
+
+def forgotten(models: Sequence[Json], ledger: Ledger) -> list[str]:
+    """Pauses and manual drains that have held for a day: does anybody still want them?"""
+    said = []
+    for model in models:
+        paused_at = model["paused_at"]
+        since = datetime.fromisoformat(paused_at) if isinstance(paused_at, str) else ledger.at
+        if ledger.at - since >= _LONG:
+            said.append(
+                f"{model['model']}: paused by {model['paused_by']} for {_hours(ledger.at - since)}: nothing is "
+                f"launched or given back until `autoscaler resume {model['model']}`"
+            )
+    said += [
+        f"{node.name}: {node.reason} {_hours(ledger.at - node.since)} ago, and it still drains and bills: "
+        "`autoscaler nodes` says what is in flight"
+        for node in ledger.nodes
+        if node.state is State.DRAINING
+        and node.reason.startswith(BY_HAND)
+        and ledger.at - node.since >= _LONG
+    ]
+    return said
+
+
+def _hours(length: timedelta) -> str:
+    return f"{length // timedelta(hours=1)} h"
 
 
 def node_view(node: Node, now: datetime) -> Json:

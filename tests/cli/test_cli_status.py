@@ -121,6 +121,10 @@ def test_a_goal_missed_by_a_hair_does_not_look_met() -> None:
         ({"state": "hold", "state_why": "held at 2: no figure", "demand": None}, "demand ?"),
         ({"state": "paused", "paused_by": "anna"}, "by anna"),
         (
+            {"state": "paused", "paused_by": "anna", "paused_at": "2026-01-01T00:00:00+00:00"},
+            "by anna for ",
+        ),
+        (
             {
                 "state": "shadow",
                 "shadow": {"nodes": 2, "usd_per_hour": "2.3500", "cost_usd": "12.1000"},

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from autoscaler.domain.ids import NodeName
 from autoscaler.domain.money import Money
-from autoscaler.domain.node import Node, State
+from autoscaler.domain.node import Node, NodeEvent, State
 from autoscaler.serve.glance import forecast, glance, resting_state
 from autoscaler.serve.views import Views
 from autoscaler.store.protocol import Ledger
@@ -129,3 +130,26 @@ async def test_the_status_carries_the_forecast(desk: Desk) -> None:
     assert view["forecast_basis"] == "now"
     assert isinstance(view["models"], list)
     assert view["models"][0]["state"] == "booting"
+
+
+async def test_a_pause_and_a_drain_by_hand_are_called_forgotten_after_a_day(desk: Desk) -> None:
+    await desk.store.set_paused(CHAT, "anna", NOON)
+    drained = node(State.DRAINING, model=CHAT, since=NOON, reason="drained by ben")
+    by_the_law = replace(drained, name=NodeName("other"), attempt=2, reason="scale-in: idle")
+    for row in (drained, by_the_law):
+        event = NodeEvent(NOON, "node_draining", CHAT, row.name, row.state, "test", "test")
+        await desk.store.insert(desk.leases.current(CHAT), row, event)
+
+    async def said() -> object:
+        status = await Views(desk.store, desk.clock).status({CHAT: desk.policy})
+        return status["forgotten"]
+
+    desk.clock.move(HOUR.total_seconds() * 24 - 1)
+    assert await said() == []
+    desk.clock.move(1)
+    assert await said() == [
+        f"{CHAT}: paused by anna for 24 h: nothing is launched or given back until "
+        f"`autoscaler resume {CHAT}`",
+        f"{drained.name}: drained by ben 24 h ago, and it still drains and bills: "
+        "`autoscaler nodes` says what is in flight",
+    ]
