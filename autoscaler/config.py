@@ -115,12 +115,13 @@ class LimitSettings(PolicyLimits):
 
 
 class SshSettings(Values):
-    """How nodes are reached over SSH. The client key is made at first start, mode 0600."""
+    """How nodes are reached over SSH. The client key and the host authority are made at first start, mode 0600."""
 
     user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "ubuntu"
     port: Annotated[int, Field(ge=1, le=65535)] = 22
     key_file: Path | None = None  # default: <state_dir>/ssh_key
     key_type: Literal["ed25519", "rsa-4096"] = "ed25519"
+    host_authority: Path | None = None  # default: <state_dir>/host_authority
 
 
 class FirewallSettings(Values):
@@ -383,6 +384,10 @@ class Config(Values):
     @property
     def ssh_key_file(self) -> Path:
         return self.ssh.key_file or self.state_dir / "ssh_key"
+
+    @property
+    def host_authority_file(self) -> Path:
+        return self.ssh.host_authority or self.state_dir / "host_authority"
 
     @property
     def store_file(self) -> Path:

@@ -60,7 +60,12 @@ def read_config(path: Path) -> Config:
                     for name in ("key_file", "password_file", "ca_file", "prices_file")
                 }
             ),
-            "ssh": config.ssh.model_copy(update={"key_file": absolute(config.ssh.key_file)}),
+            "ssh": config.ssh.model_copy(
+                update={
+                    name: absolute(getattr(config.ssh, name))
+                    for name in ("key_file", "host_authority")
+                }
+            ),
             "front": config.front.beside(base),
             "gateway": config.gateway.model_copy(
                 update={"control": absolute(config.gateway.control)}

@@ -17,6 +17,7 @@ import aiohttp
 import asyncssh
 from watchfiles import awatch
 
+from autoscaler.adopting import adopter_of, introductions_of
 from autoscaler.backups import every_day
 from autoscaler.balance.assemble import build_balancers
 from autoscaler.balance.group import BalancerGroup
@@ -31,16 +32,19 @@ from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import Endpoint
 from autoscaler.front_door import warm_up_door
 from autoscaler.gateway.notify import Notifier
+from autoscaler.nodes.host_authority import HostAuthority, open_host_authority
 from autoscaler.nodes.keys import client_key, private_key, public_line
 from autoscaler.nodes.prober import NodeProber
 from autoscaler.nodes.protocol import Prober
 from autoscaler.nodes.reach import Reach
 from autoscaler.nodes.startup.pins import ImagePins
 from autoscaler.nodes.verify_http import Door, node_session
+from autoscaler.nodes.vouching import Voucher
 from autoscaler.observe.assemble import build_feed
 from autoscaler.observe.demand import DemandWatch
 from autoscaler.observe.feed import SignalFeed
 from autoscaler.policy import Policy
+from autoscaler.serve.adopting import Adoptions
 from autoscaler.serve.server import Server
 from autoscaler.store.protocol import Store
 from autoscaler.store.sqlite import SqliteStore
@@ -129,6 +133,7 @@ async def open_outside(
         config.store_file, config.timings.lease_time, config.timings.store_wait
     )
     try:
+        host_authority = open_host_authority(config.host_authority_file)
         authority = authority_of(config, clock)
         vouches = authority.pem if authority is not None else None
         reach = build_reach(config, authority, clock, policies)
@@ -153,6 +158,7 @@ async def open_outside(
                     config=config,
                     clock=clock,
                     key=key,
+                    host_authority=host_authority,
                     sockets=sockets,
                     session=session,
                     nodes=nodes,
@@ -179,6 +185,7 @@ class _World:
     config: Config
     clock: Clock
     key: asyncssh.SSHKey
+    host_authority: HostAuthority
     sockets: HaproxySockets
     session: aiohttp.ClientSession
     nodes: aiohttp.ClientSession
@@ -186,7 +193,14 @@ class _World:
     notifier: Notifier
 
     def prober(self, pins: ImagePins) -> Prober:
-        prober = NodeProber(self.config, self.nodes, self.clock, self.reach, self.door, pins=pins)
+        return self._prober(pins)
+
+    def _prober(self, pins: ImagePins | None) -> Prober:
+        cloud = self.config.cloud
+        voucher = Voucher(self.host_authority, f"{cloud.prefix}-{cloud.owner}")
+        prober = NodeProber(
+            self.config, self.nodes, self.clock, self.reach, self.door, pins=pins, voucher=voucher
+        )
         prober.use(self.key)
         return prober
 
@@ -201,7 +215,9 @@ class _World:
         )
 
     def face(self, daemon: Daemon) -> Face:
-        return Server(daemon)
+        introductions = introductions_of(self.config, self.clock, self.key, self.host_authority)
+        adopter = adopter_of(daemon, introductions, self._prober(None), self.reach)
+        return Server(daemon, Adoptions(daemon, adopter))
 
     async def why_no_emulator(self) -> str | None:
         return await why_no_emulator(settings_of(self.config.cloud))

@@ -12,6 +12,7 @@ from autoscaler.config import Config
 from autoscaler.domain.ids import ModelName
 from autoscaler.errors import StoreUnavailable
 from autoscaler.health import Health
+from autoscaler.nodes.host_authority import open_host_authority
 from autoscaler.nodes.pki import Authority, open_authority
 from autoscaler.nodes.reach import PlainReach, Reach
 from autoscaler.nodes.tls_reach import TlsReach
@@ -34,7 +35,11 @@ def authority_of(config: Config, clock: Clock) -> Authority | None:
     Raises:
         ConfigError: it cannot be read or made.
     """
-    return open_authority(config.state_dir, clock.now()) if config.way == "tls" else None
+    if config.way != "tls":
+        return None
+    # of the same key on every host that has the host authority: nodes' certificates outlive this one
+    seed = open_host_authority(config.host_authority_file).secret_for("model servers", 48)
+    return open_authority(config.state_dir, clock.now(), seed)
 
 
 def build_reach(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from autoscaler.cli.adopt import adopt
 from autoscaler.cli.audit import audit
 from autoscaler.cli.cloud import cloud_app
 from autoscaler.cli.demo import demo
@@ -64,6 +65,7 @@ for command in (
     drain,
     retire,
     sweep,
+    adopt,
     audit,
     panic,
     trial,

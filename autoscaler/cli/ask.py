@@ -22,7 +22,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for program
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 
 DEFAULT_CONFIG = Path("config.toml")
-_TIMEOUT = aiohttp.ClientTimeout(total=30)
+_WITHIN_S = 30.0
 
 
 class NoDaemon(ConfigError):
@@ -38,14 +38,19 @@ async def get(config: Config, path: str, **query: str) -> Any:  # whatever JSON 
     return await _ask(config, "GET", path, params=query)
 
 
-async def post(config: Config, path: str, **body: object) -> Any:  # whatever JSON the daemon serves
+async def post(
+    config: Config, path: str, *, within_s: float = _WITHIN_S, **body: object
+) -> Any:  # whatever JSON the daemon serves
     """Tell the daemon. Raises as `get` does."""
-    return await _ask(config, "POST", path, json=body)
+    return await _ask(config, "POST", path, within_s, json=body)
 
 
-async def _ask(config: Config, method: str, path: str, **options: Any) -> Any:
+async def _ask(
+    config: Config, method: str, path: str, within_s: float = _WITHIN_S, **options: Any
+) -> Any:
     connector = aiohttp.UnixConnector(str(config.socket))
-    async with aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT) as session:
+    timeout = aiohttp.ClientTimeout(total=within_s)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         try:
             async with session.request(method, f"http://daemon{path}", **options) as answer:
                 body = await answer.json()

@@ -52,6 +52,8 @@ SERVING = frozenset({State.READY})
 CLOSED = frozenset({State.LOST, State.CANCELLED, State.GONE})
 
 
+BY_HAND = DecisionId("adopted-by-hand")  # of a node that a person rented and handed over
+
 NODE_DOMAIN = "autoscaler.internal"  # nobody resolves it: it stands in nodes' certificates
 
 
@@ -143,6 +145,11 @@ class Node:
     def may_bill(self) -> bool:
         """Whether this node counts against limits."""
         return self.state in MAY_BILL
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether a person rented it: its VM has another name, and no startup script of ours."""
+        return self.decision == BY_HAND
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,16 +170,17 @@ def implausible(
 
 
 def _guard(findings: Findings, rows: Sequence[Node], ours: int) -> str | None:
+    confirm = "run `autoscaler sweep --confirm` if it is right"
+    choose = "was the store lost? `autoscaler adopt` takes them over, `autoscaler sweep --confirm` lets them be deleted"
+    doomed = len(findings.surplus) + len(findings.expired)
     checks = (
-        (len(findings.absent), len(_known(rows)), 30, "of our known machines are absent"),
-        (len(findings.orphans), ours, 30, "of our listed machines are unknown"),
-        (len(findings.surplus) + len(findings.expired), ours, 10, "machines would be deleted"),
+        (len(findings.absent), len(_known(rows)), 30, "of our known machines are absent", confirm),
+        (len(findings.orphans), ours, 30, "of our listed machines are unknown", choose),
+        (doomed, ours, 10, "machines would be deleted", confirm),
     )
-    for count, total, percent, what in checks:
+    for count, total, percent, what, do in checks:
         if count > max(_SMALL, total * percent // 100):
-            return (
-                f"{count} {what} ({total} in all): run `autoscaler sweep --confirm` if it is right"
-            )
+            return f"{count} {what} ({total} in all): {do}"
     return None
 
 

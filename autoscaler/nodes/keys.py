@@ -19,15 +19,15 @@ KeyType = Literal["ed25519", "rsa-4096"]
 _TOKEN_BYTES = 8192
 
 
-def client_key(path: Path, key_type: KeyType) -> asyncssh.SSHKey:
-    """Read our SSH key, made now when there is none.
+def client_key(path: Path, key_type: KeyType, named: str = "ssh.key_file") -> asyncssh.SSHKey:
+    """Read our SSH key, made now when there is none; `named` is the config key that says where.
 
     Raises:
         ConfigError: others may read the file, it is not ours, or it holds no usable key.
     """
     if not path.exists():
-        _make(path, key_type)
-    return private_key(path)
+        _make(path, key_type, named)
+    return private_key(path, named)
 
 
 def private_key(path: Path, named: str = "ssh.key_file") -> asyncssh.SSHKey:
@@ -91,7 +91,7 @@ def read_private(path: Path) -> bytes:
     return content
 
 
-def _make(path: Path, key_type: KeyType) -> None:
+def _make(path: Path, key_type: KeyType, named: str) -> None:
     """Write a new key whole or not at all; another process that was first wins."""
     if key_type == "ed25519":
         key = asyncssh.generate_private_key("ssh-ed25519", comment="autoscaler")
@@ -111,4 +111,4 @@ def _make(path: Path, key_type: KeyType) -> None:
         finally:
             draft.unlink(missing_ok=True)
     except OSError as exc:
-        raise ConfigError(f"ssh.key_file {path}: cannot be made: {exc.strerror}") from exc
+        raise ConfigError(f"{named} {path}: cannot be made: {exc.strerror}") from exc

@@ -35,6 +35,7 @@ NODE_LIFE = timedelta(
 )  # longer than a node lives: its name, and so its certificate, is used once
 _SKEW = timedelta(hours=1)  # a machine's clock may be behind ours while it boots
 _FILE = "ca-key.pem"
+_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +77,12 @@ class Authority:
         return Secret(_private(key) + certificate.public_bytes(Encoding.PEM).decode("ascii"))
 
 
-def make_authority(now: datetime) -> Authority:
-    """A new authority, its key in memory only."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def make_authority(now: datetime, seed: bytes | None = None) -> Authority:
+    """A new authority, its key in memory only; from one seed always the same, so that old certificates verify."""
+    if seed is None:
+        key = ec.generate_private_key(ec.SECP256R1())
+    else:
+        key = ec.derive_private_key(int.from_bytes(seed) % (_ORDER - 1) + 1, ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "autoscaler nodes")])
     everywhere = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
     allowed = [x509.DNSName(NODE_DOMAIN), *(x509.IPAddress(each) for each in everywhere)]
@@ -93,15 +97,18 @@ def make_authority(now: datetime) -> Authority:
     return Authority(key, certificate)
 
 
-def open_authority(directory: Path, now: datetime) -> Authority:
+def open_authority(directory: Path, now: datetime, seed: bytes | None = None) -> Authority:
     """Read the deployment's authority, made now when there is none; its certificate is then beside it as `ca.pem`.
+
+    Args:
+        seed: 48 secret bytes to make it from, so that another host makes the same one.
 
     Raises:
         ConfigError: others may read the key, it cannot be made, it is not what it should be, or it has expired.
     """
     path = directory / _FILE
     if not path.exists():
-        _write_new(path, make_authority(now))
+        _write_new(path, make_authority(now, seed))
     text = read_private(path)
     try:
         key = load_pem_private_key(text, password=None)

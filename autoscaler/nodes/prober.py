@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import asyncssh
@@ -22,7 +23,7 @@ from autoscaler.nodes.keys import read_token
 from autoscaler.nodes.protocol import Ailment, Coming, Proven
 from autoscaler.nodes.reach import Reach
 from autoscaler.nodes.reach_trouble import Rules
-from autoscaler.nodes.shell import NodeAccess
+from autoscaler.nodes.shell import NodeAccess, NodeShell
 from autoscaler.nodes.ssh import SshAccess
 from autoscaler.nodes.startup.pins import ImagePins
 from autoscaler.nodes.startup.presets import server_image
@@ -37,7 +38,10 @@ from autoscaler.nodes.verify import (
 )
 from autoscaler.nodes.verify_boot import read_boot
 from autoscaler.nodes.verify_http import Door
+from autoscaler.nodes.vouching import Voucher
 from autoscaler.policy import Policy
+
+T = TypeVar("T")
 
 _REMEMBERED = 4096
 
@@ -60,6 +64,7 @@ class NodeProber:
         door: makes the warm-up set out from the balancer (`Balancing`).
         access: how nodes are reached; `use` makes it SSH.
         pins: told which image each verified node serves with; None where nobody keeps it.
+        voucher: leaves our word on each node; None where there is no authority.
     """
 
     config: Config
@@ -69,8 +74,10 @@ class NodeProber:
     door: Callable[[Endpoint], Door] | None = None
     access: NodeAccess | None = None
     pins: ImagePins | None = None
+    voucher: Voucher | None = None
     _offers: dict[OfferKey, Offer] = field(default_factory=dict)
     _rechecks: dict[NodeName, _Recheck] = field(default_factory=dict)
+    _visits: dict[NodeName, float] = field(default_factory=dict)
 
     def use(self, key: asyncssh.SSHKey) -> None:
         """Reach nodes over SSH with this client key."""
@@ -103,6 +110,7 @@ class NodeProber:
             return Coming(f"token: {exc}")
         await self.reach.keep(node)
         async with self._ssh().connect(address, host_key) as shell:
+            await self._visit(shell, node)
             balancing = Balancing(Rules.of(self.config), self.door)
             seen = await verify(shell, policy, offer, node, self.http, token, balancing)
             if isinstance(seen, Progress):
@@ -189,20 +197,42 @@ class NodeProber:
             or now_s - last.at_s >= self.config.timings.recheck.total_seconds()
         )
         offer = self._offers.get(node.offer)
-        if not is_due or offer is None or node.host_key is None or node.address is None:
+        is_due = (is_due and offer is not None) or self._is_visit_due(node.name)
+        if not is_due or node.host_key is None or node.address is None:
             return last.found if last else None
         try:
             async with self._ssh().connect(node.address, node.host_key) as shell:
+                await self._visit(shell, node)
+                if offer is None:
+                    return last.found if last else None
                 sick = await recheck(shell, offer)
             found = Ailment(sick, reached=True, gpus=True) if sick is not None else None
         except NodeUnreachable:
             return None  # its servers answer; SSH alone condemns nothing
         except HostKeyMismatch as exc:
             found = Ailment(str(exc))
-        if len(self._rechecks) >= _REMEMBERED:
-            del self._rechecks[next(iter(self._rechecks))]
-        self._rechecks[node.name] = _Recheck(now_s, found)
+        _remember(self._rechecks, node.name, _Recheck(now_s, found))
         return found
+
+    async def _visit(self, shell: NodeShell, node: Node) -> None:
+        """Leave our word on it, as often as its GPUs are looked at."""
+        if self.voucher is None or not self._is_visit_due(node.name):
+            return
+        await self.voucher.visit(shell, node)
+        _remember(self._visits, node.name, self.clock.boot_s())
+
+    def _is_visit_due(self, name: NodeName) -> bool:
+        if self.voucher is None:
+            return False
+        at_s = self._visits.get(name)
+        every = self.config.timings.recheck.total_seconds()
+        return at_s is None or self.clock.boot_s() - at_s >= every
+
+
+def _remember(known: dict[NodeName, T], name: NodeName, what: T) -> None:
+    if len(known) >= _REMEMBERED:
+        del known[next(iter(known))]
+    known[name] = what
 
 
 def _pinned(node: Node) -> tuple[str, str]:

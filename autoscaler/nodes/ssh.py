@@ -34,6 +34,7 @@ class SshAccess:
     Attributes:
         timeout_s: for the TCP connection, and again for the login.
         keepalive_s: a session that is silent for this long is asked for a sign of life.
+        certificate: of our key, shown as well, to nodes that let in an authority and not (yet) our key.
     """
 
     key: asyncssh.SSHKey
@@ -41,10 +42,11 @@ class SshAccess:
     port: int
     timeout_s: float
     keepalive_s: float = 15.0
+    certificate: asyncssh.SSHCertificate | None = None
 
     async def first_contact(self, address: str, nonce: str) -> str:
         """Learn and prove a node's host key (`NodeAccess`). Nothing secret is sent."""
-        shown = await self._shown_key(address)
+        shown = await self.shown_key(address)
         async with self._session(address, shown, pinned=False) as shell:
             output = await shell.run(_READ_PROOF, timeout_s=self.timeout_s, max_bytes=1024)
         proof = output.stdout.strip()
@@ -61,7 +63,12 @@ class SshAccess:
         """Open a session pinned to `host_key` (`NodeAccess`)."""
         return self._session(address, host_key, pinned=True)
 
-    async def _shown_key(self, address: str) -> str:
+    async def shown_key(self, address: str) -> str:
+        """The host key that whoever answers there shows: worth nothing until it is proven.
+
+        Raises:
+            NodeUnreachable: no answer.
+        """
         with _translated(address, self.port):
             async with asyncio.timeout(2 * self.timeout_s):
                 key = await asyncssh.get_server_host_key(
@@ -85,7 +92,9 @@ class SshAccess:
                         address,
                         self.port,
                         username=self.user,
-                        client_keys=[self.key],
+                        client_keys=[
+                            (self.key, self.certificate) if self.certificate else self.key
+                        ],
                         known_hosts=([trusted], [], []),
                         server_host_key_algs=[HOST_KEY_ALGORITHM],
                         login_timeout=self.timeout_s,

@@ -6,6 +6,7 @@ it out.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -60,6 +61,9 @@ class Sweeper:
         self._mark = mark
         self._confirmed = False
         self._disks_told: frozenset[str] = frozenset()
+        self.gate = (
+            asyncio.Lock()
+        )  # held while several rows appear that a sweep must see all or none of
         self.disks_left: tuple[Disk, ...] = ()
         self.findings = Findings()
         self.swept_at: datetime | None = None
@@ -77,6 +81,10 @@ class Sweeper:
         Raises:
             CloudUnavailable, SchemaError, StoreUnavailable: nothing was changed.
         """
+        async with self.gate:
+            return await self._sweep(models, market)
+
+    async def _sweep(self, models: dict[str, ModelName], market: Market | None) -> Findings:
         now = self._clock.now()
         inventory = await self._inventory.latest(timedelta(0))
         rows = await self._store.nodes(closed_since=now - self._timings.closed_memory)
@@ -186,7 +194,7 @@ class Sweeper:
             intent=parts.intent if parts is not None else IntentId("orphan"),
             attempt=parts.attempt if parts is not None else 0,
             offer=key,
-            price_per_hour=_price(key, rows.values(), market),
+            price_per_hour=price_of(key, rows.values(), market),
             state=State.TERMINATING,
             since=now,
             created_at=now,
@@ -245,7 +253,7 @@ class Sweeper:
         self._disks_told |= {disk.id}
 
 
-def _price(key: OfferKey, rows: Iterable[Node], market: Market | None) -> Money:
+def price_of(key: OfferKey, rows: Iterable[Node], market: Market | None) -> Money:
     """What a machine is booked at: as it was rented, else as its type is offered, else at the dearest price known.
 
     What is sold out is not offered, and bills all the same.

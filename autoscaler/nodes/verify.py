@@ -130,7 +130,7 @@ async def verify(
     if boot.gpus and offer.gpus:
         check_gpus(boot.gpus, offer)
     await deliver_token(shell, boot, token)
-    if boot.stage != FINISHED:
+    if boot.stage != FINISHED and not (node.is_by_hand and boot.stage is None):
         return Progress(boot.stage or "boot", boot.stages)
     facts = await read_machine(shell, has_gpus=offer.gpus > 0)
     check_machine(facts, policy, offer)

@@ -24,6 +24,7 @@ from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.errors import AutoscalerError, ConfigError, StoreUnavailable
 from autoscaler.policies import find_model
 from autoscaler.rise import risen, with_rise
+from autoscaler.serve.adopting import Adoptions
 from autoscaler.serve.glance import glance, plan_figures
 from autoscaler.serve.verbs import Verbs
 from autoscaler.serve.views import Json, shadow_view
@@ -43,9 +44,10 @@ _STALL = timedelta(minutes=3)
 class Server:
     """Serves one daemon."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, adoptions: Adoptions | None = None) -> None:
         self._daemon = daemon
         self.listening = asyncio.Event()
+        self._adoptions = adoptions
         self._profiles = Profiles.load()
 
     async def run(self) -> None:
@@ -87,6 +89,8 @@ class Server:
         if verbs:
             Verbs(self._daemon).add_to(app)
         return app
+            if self._adoptions is not None:
+                self._adoptions.add_to(app)
 
     # reading
 

@@ -37,14 +37,14 @@ class Verbs:
     def add_to(self, app: web.Application) -> None:
         """Add every verb as a POST of its own, and `preview`."""
         for verb in _OF_A_MODEL:
-            app.router.add_post(f"/api/v1/{verb}", _handler(self._of_a_model(verb)))
+            app.router.add_post(f"/api/v1/{verb}", handler(self._of_a_model(verb)))
         for name, handle in (
             ("drain", self._drain),
             ("preview", self._preview),
             ("sweep", self._sweep),
             ("reload", self._reload),
         ):
-            app.router.add_post(f"/api/v1/{name}", _handler(handle))
+            app.router.add_post(f"/api/v1/{name}", handler(handle))
 
     def _of_a_model(self, verb: str) -> Callable[[Json, str], Awaitable[Json]]:
         async def say(body: Json, actor: str) -> Json:
@@ -156,7 +156,9 @@ class Verbs:
         return Override(nodes, until, actor, now, body.get("beyond_max") is True)
 
 
-def _handler(verb: Callable[[Json, str], Awaitable[Json]]) -> Handler:
+def handler(verb: Callable[[Json, str], Awaitable[Json]]) -> Handler:
+    """Serve a verb: JSON in, JSON out, with who asked."""
+
     async def handle(request: web.Request) -> web.StreamResponse:
         if request.content_type != "application/json":
             raise ConfigError("send application/json")

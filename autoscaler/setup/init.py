@@ -33,6 +33,7 @@ _SYSTEM_KEY = Path("/run/credentials/autoscaler.service/mkinf.key")
 _SYSTEM_CONTROL = Path("/run/autoscaler-gateway/control.sock")
 _RUNTIME = Path("run")
 _KEY = "mkinf.key"
+_AUTHORITY = "host_authority"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,11 @@ class Answers:
     @property
     def state_dir(self) -> Path:
         return _SYSTEM_STATE if self.is_system else Path("state")
+
+    @property
+    def host_authority(self) -> Path:
+        """Beside the config and not in the state, whose loss it is for; a service may write its state alone."""
+        return self.state_dir / _AUTHORITY if self.is_system else Path(_AUTHORITY)
 
     @property
     def policy_file(self) -> Path:
@@ -175,12 +181,15 @@ def planned(answers: Answers, project: Project) -> Mapping[Path, NewFile]:
     Raises:
         ConfigError: the key's file cannot be read.
     """
-    ssh_key = asyncssh.generate_private_key("ssh-ed25519", comment="autoscaler")
+    ssh_key, authority = (
+        asyncssh.generate_private_key("ssh-ed25519", comment="autoscaler") for _ in range(2)
+    )
     files = {
         Path("config.toml"): _text(_config(answers, project)),
         answers.policy_file: _text(_policy(answers)),
         **{Path(".schema") / f"{kind}.json": _text(shipped(kind)) for kind in KINDS},
         answers.state_dir / "ssh_key": NewFile(ssh_key.export_private_key("openssh"), 0o600),
+        answers.host_authority: NewFile(authority.export_private_key("openssh"), 0o600),
     }
     key = answers.key
     if key is None and answers.is_system and answers.key_file != answers.directory / _KEY:
@@ -206,6 +215,7 @@ def _config(answers: Answers, project: Project) -> str:
         project_name=_comment(project.name or ""),
         key_file=quoted(str(_SYSTEM_KEY if answers.is_system else key_file)),
         control=quoted(str(_SYSTEM_CONTROL)) if answers.is_system else "",
+        host_authority=quoted(str(answers.host_authority)),
         owner=quoted(secrets.token_hex(4)),
         sources=_list(answers.sources),
     )

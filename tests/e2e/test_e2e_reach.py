@@ -49,7 +49,7 @@ async def test_a_nodes_private_key_is_in_memory_alone(world: Build) -> None:
         if path.is_file() and b"PRIVATE KEY-----" in path.read_bytes()[:65536]
     ]
 
-    ours = {"state/ca-key.pem", "state/ssh_key"}
+    ours = {"state/ca-key.pem", "state/host_authority", "state/ssh_key"}
     nodes = [str(path) for path in holders if str(path).startswith("machines/")]
     secrets = [path for path in nodes if not path.endswith("ssh_host_ed25519_key")]
     assert [path.endswith("/run/autoscaler/secrets/tls.pem") for path in secrets] == [True]

@@ -27,6 +27,7 @@ FILES = [
     ".schema/config.json",
     ".schema/policy.json",
     "config.toml",
+    "host_authority",
     "policies/qwen3-8b.toml",
     "state/ssh_key",
 ]
@@ -73,7 +74,8 @@ async def test_by_options_alone_it_writes_a_deployment_that_rents_nothing_yet(de
     assert config.firewall.sources == ("203.0.113.5/32",)
     assert policy.mode is Mode.SHADOW
     assert client_key(config.ssh_key_file, "ed25519").get_algorithm() == "ssh-ed25519"
-    assert mode(new / "state/ssh_key") == 0o600
+    assert mode(new / "state/ssh_key") == mode(config.host_authority_file) == 0o600
+    assert config.host_authority_file == new / "host_authority"  # outlives the state
     assert mode(new / "state") == mode(new / "run") == 0o700
     assert "autoscaler doctor --config" in said.output
     assert "autoscaler run --config" in said.output

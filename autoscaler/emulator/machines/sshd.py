@@ -1,5 +1,6 @@
-"""A VM's SSH server, in the emulator's own process: any login name, the VM's one authorized key.
+"""A VM's SSH server, in the emulator's own process: any login name, and what its authorized_keys let in.
 
+At first that is the VM's one key. Whatever a login writes into ~/.ssh/authorized_keys then counts, authorities too.
 Commands run under the VM's supervisor, with pipes (or a terminal) of their own. SFTP and scp see the
 VM's root directory as `/`. When a client's channel closes under a running command, every process of
 its session is killed; one that has ended leaves alone what it put into the background.
@@ -85,7 +86,7 @@ class SshServer:
             sock=reserved,
             server_factory=lambda: _Login(self),
             server_host_keys=[self._key],
-            authorized_client_keys=_authorized(self._spec.authorized_key),
+            authorized_client_keys=_authorized(self._spec.authorized_key),  # until a name is given
             process_factory=self._sessions.serve,
             sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=root),
             allow_scp=True,
@@ -125,6 +126,10 @@ class SshServer:
             )
         return self._spec.address
 
+    def authorized(self, user: str) -> asyncssh.SSHAuthorizedKeys:
+        """What lets a login in now."""
+        return _authorized(self._sessions.authorized_keys(user))
+
     def logged_in(self) -> None:
         """A client has got in: with the fault, the next one meets another host key."""
         if "host_key_changed" in self._spec.boot_faults and self._acceptor is not None:
@@ -145,6 +150,11 @@ class _Login(asyncssh.SSHServer):
         if self._connection is not None:
             self._server.disconnected(self._connection)
 
+    def begin_auth(self, username: str) -> bool:
+        if self._connection is not None:
+            self._connection.set_authorized_keys(self._server.authorized(username))
+        return True
+
     def auth_completed(self) -> None:
         self._server.logged_in()
 
@@ -157,9 +167,9 @@ class _Login(asyncssh.SSHServer):
         return cast("Awaitable[asyncssh.SSHTCPSession[bytes]]", way)
 
 
-def _authorized(line: str) -> asyncssh.SSHAuthorizedKeys:
+def _authorized(text: str) -> asyncssh.SSHAuthorizedKeys:
     try:
-        return asyncssh.import_authorized_keys(line)
+        return asyncssh.import_authorized_keys(text)
     except ValueError:
         return asyncssh.import_authorized_keys("")  # as on a real VM: nobody gets in
 
@@ -189,9 +199,7 @@ class _Sessions:
             ours.close()
 
     async def _start(self, process: Process, term: str | None, streams: Streams) -> Command:
-        user = str(process.get_extra_info("username"))
-        # a login name becomes a directory's name, so it may not be a path
-        env = self.layout.environment(self.spec, user if user.isidentifier() else "ubuntu")
+        env = self._environment(str(process.get_extra_info("username")))
         if term is not None:
             env["TERM"] = term
         ends = process.get_extra_info("peername"), process.get_extra_info("sockname")
@@ -200,6 +208,18 @@ class _Sessions:
         return await self.supervisor.run(
             argv, env=env, cwd=Path(env["HOME"]), streams=streams, tty=term is not None
         )
+
+    def authorized_keys(self, user: str) -> str:
+        """The login's own file; made with the VM's key before anybody is in."""
+        path = Path(self._environment(user)["HOME"]) / ".ssh/authorized_keys"
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.write_text(f"{self.spec.authorized_key}\n")
+        return path.read_text(errors="replace")
+
+    def _environment(self, user: str) -> dict[str, str]:
+        # a login name becomes a directory's name, so it may not be a path
+        return self.layout.environment(self.spec, user if user.isidentifier() else "ubuntu")
 
 
 async def _converse(
