@@ -46,8 +46,8 @@ class Server:
 
     def __init__(self, daemon: Daemon, adoptions: Adoptions | None = None) -> None:
         self._daemon = daemon
-        self.listening = asyncio.Event()
         self._adoptions = adoptions
+        self.listening = asyncio.Event()
         self._profiles = Profiles.load()
 
     async def run(self) -> None:
@@ -88,9 +88,9 @@ class Server:
         app.router.add_get("/api/v1/plan", self._plan)
         if verbs:
             Verbs(self._daemon).add_to(app)
-        return app
             if self._adoptions is not None:
                 self._adoptions.add_to(app)
+        return app
 
     # reading
 
