@@ -5,10 +5,12 @@ A secret is kept out where it arises; the filter here is the second net.
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
@@ -43,7 +45,7 @@ def set_up(level: str, style: Literal["json", "console"]) -> None:
             masked,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Unstopped(sys.stderr))),
         cache_logger_on_first_use=False,
     )
     # asyncssh, aiohttp and apscheduler log through the standard library; only their warnings matter here
@@ -52,6 +54,22 @@ def set_up(level: str, style: Literal["json", "console"]) -> None:
     )
     logging.getLogger("asyncssh").setLevel(logging.ERROR)
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+class _Unstopped(io.TextIOBase):
+    """A log that cannot be written (a full disk, a closed terminal) is lost; what it tells of goes on."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
 
 
 def masked(logger: Any, method: str, line: Any) -> str:

@@ -217,7 +217,9 @@ class Operations:
         return too_tight(policy, self._config.limits, market.offers, self._profiles)
 
     def note_tight(self) -> None:
-        """Log limits that let nothing be rented, when they change."""
+        """Log limits that let nothing be rented, when they change; not of a trial, which rents one VM for minutes."""
+        if self._book.is_fixed:
+            return
         found = tuple(text for model in self._book.policies for text in self.tight(model))
         if found != self._tight:
             for text in found:

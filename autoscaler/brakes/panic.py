@@ -200,7 +200,7 @@ class Panic:
         trouble = ""
         try:
             await self._heard.listen(now)
-            trouble = self._heard.missing
+            trouble = "this cloud has no such call" if self._heard.missing else ""
         except (CloudUnavailable, SchemaError, Rejected) as exc:
             trouble = str(exc)
         self._coming.pop(_UNREAD, None)

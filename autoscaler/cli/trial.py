@@ -23,7 +23,7 @@ from autoscaler.cli.connection import (
     said_errors,
     show,
 )
-from autoscaler.cli.tryout import TrialSettings, Tryout, cheapest, least_cost, with_key
+from autoscaler.cli.tryout import Left, TrialSettings, Tryout, cheapest, least_cost, with_key
 from autoscaler.config import Config
 from autoscaler.config_file import check_floors, read_config, read_policy
 from autoscaler.domain.money import Money
@@ -59,7 +59,11 @@ def trial(
             check_floors(policy, settings.policy)
         _ask(settings, found, yes=yes)
         run = Tryout(settings, found, lambda line: typer.echo(line, err=json))
-        report = asyncio.run(run.run())
+        try:
+            report = asyncio.run(run.run())
+        except Left as exc:
+            typer.echo(f"error: {exc}", err=True)
+            raise typer.Exit(_EXIT_INTERRUPTED) from None
         if json:
             show(Table((), (), _document(report)), as_json=True)
         else:

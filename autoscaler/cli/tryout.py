@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import os
 import signal
-import socket
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from autoscaler.brakes.facts import facts_key, read_facts, write_facts
 from autoscaler.brakes.proof import Proof
 from autoscaler.brakes.recording import RecordingCloud
 from autoscaler.brakes.trial import Plan, Report, Trial
+from autoscaler.cli.trial_gateway import free_port, own_gateway
+from autoscaler.cli.trial_store import ACTOR, TrialStore, check_owner
 from autoscaler.clock import Clock, SystemClock
 from autoscaler.cloud.mkinf.connect import open_cloud
 from autoscaler.config import (
@@ -44,15 +40,10 @@ from autoscaler.log import set_up
 from autoscaler.outside import open_outside
 from autoscaler.policies import PolicyBook
 from autoscaler.policy import Mode, NodeBounds, Policy
-from autoscaler.store.protocol import Store
-from autoscaler.store.sqlite import SqliteStore
 
 T = TypeVar("T")
 
-_ACTOR = "trial"
-_START_S = 30.0
 _PATIENCE = timedelta(minutes=2)  # for a sweep, the market, the firewall rule, and a pass
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +100,10 @@ def _why_not(offer: Offer, policy: Policy) -> str | None:
     return None if capacity.fits else capacity.why_not
 
 
+class Left(AutoscalerError):
+    """A person would not wait for the end: VMs may be left, and bill."""
+
+
 class Tryout:
     """Builds the house, runs the trial in it, and tears it down."""
 
@@ -117,26 +112,37 @@ class Tryout:
     ) -> None:
         self._settings = settings
         self._config = config
-        self._told = told
+        self._told = told_safely(told)
         self._clock: Clock = SystemClock()
         self._directory = config.state_dir / "trial"
+        self._kept = TrialStore(config, settings.policy.name, self._clock)
         self._trial: Trial | None = None
         self._recording: RecordingCloud | None = None
+        self._leaving = asyncio.Event()
         self.is_interrupted = False
 
     async def run(self) -> Report:
         """Run the trial; whatever it came to, nothing of it is left when this returns.
 
         Raises:
-            ConfigError, StoreUnavailable: it cannot begin, and nothing was rented.
+            Left: it was told twice to end; what is left was said.
+            ConfigError, StoreUnavailable: it cannot begin, or not go on; what is left, if anything, was said.
         """
-        config, policy = self._config, self._settings.policy
-        _is_ours(config.state_dir)
-        for directory in (config.state_dir, self._directory, self._directory / "policies"):
+        check_owner(self._config.state_dir)
+        for directory in (self._config.state_dir, self._directory, self._directory / "policies"):
             private_directory(directory)
-        await self._look_before(policy.name)
+        await self._kept.look_before()
+        try:
+            return await self._run()
+        except BaseException:
+            for line in await self._kept.left():
+                self._told(line)
+            raise
+
+    async def _run(self) -> Report:
+        config, policy = self._config, self._settings.policy
         set_up("warning" if config.log.level != "debug" else "debug", "console")
-        port, serve = _free_port(), _free_port()
+        port, serve = free_port(), free_port()
         own = config.model_copy(
             update={
                 "policies": self._directory / "policies",
@@ -150,7 +156,7 @@ class Tryout:
                 ),
             }
         )
-        async with _gateway(self._directory, port):
+        async with own_gateway(self._directory, port):
             daemon = Daemon(own, self._clock, partial(open_outside, cloud=self._watched))
             daemon.proof = Proof(lambda: False)  # this is how it is proven
             daemon.book = PolicyBook(
@@ -165,7 +171,7 @@ class Tryout:
                 daemon.stop()
                 with contextlib.suppress(BaseExceptionGroup, AutoscalerError):
                     await running
-        await self._keep(report, policy.name)
+        await self._kept.keep(report)
         return report
 
     async def _in_house(self, daemon: Daemon, running: asyncio.Task[None], url: str) -> Report:
@@ -191,7 +197,21 @@ class Tryout:
             self._clock,
             self._told,
         )
-        return await _unless_ended(running, self._trial.run())
+        return await _unless_ended(running, self._unless_leaving(self._trial))
+
+    async def _unless_leaving(self, trial: Trial) -> Report:
+        """The trial's report; a second Ctrl-C is not waited out."""
+        running = asyncio.create_task(trial.run(), name="trial")
+        leaving = asyncio.create_task(self._leaving.wait(), name="leaving")
+        try:
+            await asyncio.wait({running, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                raise Left("interrupted twice: not all is proven absent")
+            return running.result()
+        finally:
+            running.cancel()
+            leaving.cancel()
+            await asyncio.wait({running, leaving})
 
     def _watched(self, cloud: CloudSettings, clock: Clock) -> RecordingCloud:
         self._recording = RecordingCloud(open_cloud(cloud, clock), clock)
@@ -201,63 +221,34 @@ class Tryout:
         """The first Ctrl-C ends the trial in order; the VM is deleted all the same."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(signum, self._interrupt)
+            loop.add_signal_handler(signum, self._interrupt, "interrupted")
+        loop.add_signal_handler(signal.SIGHUP, self._interrupt, "its terminal was closed", False)
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, why: str, may_leave: bool = True) -> None:
         self.is_interrupted = True
         if self._trial is not None and not self._trial.stop_why:
-            self._trial.stop_why = "interrupted"
-            self._told("interrupted: it ends when its VM is proven absent; it bills until then")
+            self._trial.stop_why = why
+            self._told(f"{why}: it ends when its VM is proven absent; it bills until then")
+            return
+        if not may_leave:
+            return
+        if not self._leaving.is_set():
+            self._told("interrupted again: it leaves, and says what is left")
+            self._leaving.set()
             return
         rows = self._trial.left if self._trial is not None else ()
-        left = ", ".join(node.name for node in rows) or "nothing"
-        raise SystemExit(f"left: {left}. `autoscaler panic`, or the next trial or daemon, ends it")
+        left = ", ".join(node.name for node in rows) or "not known"
+        raise SystemExit(f"left: {left}. `autoscaler audit` lists it, `autoscaler panic` ends it")
 
-    async def _look_before(self, model: ModelName) -> None:
-        """Refuse to begin where something else is at stake; take up what an earlier trial left behind."""
-        timings = self._config.timings
-        try:
-            store = SqliteStore.open(
-                self._config.store_file, timings.lease_time, timings.store_wait
-            )
-        except StoreUnavailable as exc:
-            raise StoreUnavailable(
-                f"{exc}. A trial needs the store for itself: stop the daemon (its nodes go on serving), try, "
-                "and start it again"
-            ) from exc
-        try:
-            record = await store.record(model)
-            theirs = [n.name for n in await store.nodes() if n.model != model]
-            mine = [n.name for n in await store.nodes() if n.model == model]
-            stopped = {record.paused_by, record.retired_by} - {None}
-            if theirs or (mine and not await store.meta(_unfinished(model))):
-                raise ConfigError(
-                    f"{len(theirs + mine)} nodes are there ({', '.join((theirs + mine)[:3])}): a trial would "
-                    "run them without their policies. Give them back first (`autoscaler retire MODEL`), or "
-                    "try with another state_dir and cloud.owner"
-                )
-            if stopped - {_ACTOR}:
-                raise ConfigError(
-                    f"{model} is paused or retired: `autoscaler resume {model}` first"
-                )
-            await store.set_meta(_unfinished(model), self._clock.now().isoformat())
-            await _let_go(store, model, self._clock)
-        finally:
-            await store.close()
 
-    async def _keep(self, report: Report, model: ModelName) -> None:
-        """Write down what was shown, and let the model go on."""
-        timings = self._config.timings
-        store = SqliteStore.open(self._config.store_file, timings.lease_time, timings.store_wait)
-        try:
-            project = await store.meta("project") or ""
-            key = facts_key(project)
-            before = read_facts(await store.meta(key))
-            await store.set_meta(key, write_facts(before, report.facts))
-            await store.set_meta(_unfinished(model), "")
-            await _let_go(store, model, self._clock)
-        finally:
-            await store.close()
+def told_safely(told: Callable[[str], None]) -> Callable[[str], None]:
+    """Tell as long as there is somebody to tell: a closed terminal or pipe must not keep a VM from being deleted."""
+
+    def tell(line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            told(line)
+
+    return tell
 
 
 async def _unless_ended(running: asyncio.Task[None], wanted: Coroutine[Any, Any, T]) -> T:
@@ -290,12 +281,12 @@ class _House:
     async def give_back(self) -> None:
         record = await self.daemon.store.record(self.model)
         if record.retired_by is None:
-            await self.daemon.operations.pause(self.model, _ACTOR)
-            await self.daemon.operations.retire(self.model, _ACTOR)
+            await self.daemon.operations.pause(self.model, ACTOR)
+            await self.daemon.operations.retire(self.model, ACTOR)
         for node in await self.daemon.store.nodes():
             if node.model == self.model and node.state is State.READY:
                 with contextlib.suppress(ConfigError, StoreUnavailable):  # it has just moved on
-                    await self.daemon.operations.drain(NodeName(node.name), _ACTOR)
+                    await self.daemon.operations.drain(NodeName(node.name), ACTOR)
 
     def thought(self) -> str:
         last = self.daemon.reconciler.last.get(self.model)
@@ -314,84 +305,6 @@ def _for_one(policy: Policy) -> Policy:
             "signals": type(policy.signals)(),
         }
     )
-
-
-def _is_ours(directory: Path) -> None:
-    """Leave no file of ours in another user's state: its daemon could not open it any more.
-
-    Raises:
-        ConfigError: the directory belongs to somebody else.
-    """
-    try:
-        owner = directory.stat().st_uid
-    except OSError:
-        return  # it is made, or that says what is wrong
-    if owner != os.geteuid():
-        raise ConfigError(
-            f"{directory}: belongs to user {owner}, and this runs as {os.geteuid()}: run it as that user "
-            "(docs/brakes.md has the command)"
-        )
-
-
-def _unfinished(model: ModelName) -> str:
-    """Where the store says that a trial of this model has begun and not ended: what is there is the trial's."""
-    return f"trial:{model}"
-
-
-async def _let_go(store: Store, model: ModelName, clock: Clock) -> None:
-    await store.set_paused(model, None, clock.now())
-    await store.set_retired(model, None, clock.now())
-
-
-@asynccontextmanager
-async def _gateway(directory: Path, port: int) -> AsyncIterator[None]:
-    """A gateway for this trial alone, on loopback."""
-    control = directory / "gateway.sock"
-    control.unlink(missing_ok=True)
-    (directory / "gateway.json").unlink(missing_ok=True)
-    with (directory / "gateway.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "autoscaler", "gateway", "--listen", f"127.0.0.1:{port}",
-            "--control", str(control), "--state", str(directory / "gateway.json"),
-            "--drain-timeout", "1",
-            cwd=directory, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-            # its own session: Ctrl-C reaches the trial alone, which ends its parts in order
-            start_new_session=True, preexec_fn=_die_with_parent,
-        )  # fmt: skip
-    try:
-        await _is_up(control, process, directory / "gateway.log")
-        yield
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                async with asyncio.timeout(10):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-
-
-async def _is_up(control: Path, process: asyncio.subprocess.Process, log: Path) -> None:
-    for _ in range(int(_START_S / 0.05)):
-        if control.exists():  # noqa: ASYNC240  # one stat of a local file
-            return
-        if process.returncode is not None:
-            break
-        await asyncio.sleep(0.05)
-    said = log.read_text(errors="replace")[-1000:]  # noqa: ASYNC240  # nothing else runs yet
-    raise ConfigError(f"the trial's own gateway did not come up: {said}")
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _first(group: BaseExceptionGroup[AutoscalerError]) -> AutoscalerError:

@@ -27,6 +27,7 @@ from autoscaler.brakes.recording import RecordingCloud, Seen
 from autoscaler.brakes.shown import of_calls, of_proof, waterfall
 from autoscaler.brakes.trial import Plan, Report, Trial
 from autoscaler.cli.trial import lines, read_settings
+from autoscaler.cli.tryout import told_safely
 from autoscaler.config import Config, LimitSettings
 from autoscaler.domain.ids import MachineId
 from autoscaler.domain.machine import OperationState, PowerState
@@ -378,3 +379,10 @@ def test_a_trial_that_is_asked_for_wrongly_says_what_is_allowed(
     options = {"--max-cost": "2", "--load": "60s", words[0]: words[1]}
     with pytest.raises(ConfigError, match=says):
         read_settings(tmp_path / "p.toml", options["--max-cost"], options["--load"], None)
+
+
+def test_a_closed_terminal_keeps_nothing_from_going_on() -> None:
+    def closed(line: str) -> None:
+        raise BrokenPipeError(line)
+
+    told_safely(closed)("giving it back")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import sys
 
 import pytest
 import structlog
@@ -54,3 +57,17 @@ def test_what_looks_like_a_secret_is_masked_in_any_field(
 
 def test_masking_leaves_ordinary_words_alone() -> None:
     assert mask("3 nodes wait for a token stage") == "3 nodes wait for a token stage"
+
+
+class Full(io.StringIO):
+    """A file on a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Full())
+    set_up("info", "json")
+
+    structlog.get_logger("t").warning("disk_full")

@@ -131,12 +131,27 @@ async def test_a_trial_that_was_killed_is_taken_up_and_one_broken_off_deletes_it
 
     await begin("killed")
     await cloud.end("killed", signal.SIGKILL)
-    await begin("trial")
-    cloud.signal("trial", signal.SIGINT)
+    await begin("hurried")
+    await cloud.fault("delete_ignored", count=1000)
+    cloud.signal("hurried", signal.SIGINT)
 
-    assert await cloud.exit_code("trial") == 130, cloud.logs()
+    async def ends() -> bool:
+        return "interrupted: it ends when" in cloud.log_of("hurried")
+
+    await cloud.until(ends, "the first Ctrl-C was heard")
+    cloud.signal("hurried", signal.SIGINT)
+    assert await cloud.exit_code("hurried") == 130, cloud.logs()
+    (left,) = await cloud.machines()
+    assert f"left: {left['name']} ({left['id']})" in cloud.log_of("hurried")
+    assert "it bills $1.27/h" in cloud.log_of("hurried")
+    assert await cloud.created_names() == [left["name"]]
+
+    await cloud.clear_faults()
+    await begin("hung-up")
+    cloud.signal("hung-up", signal.SIGHUP)
+
+    assert await cloud.exit_code("hung-up") == 130, cloud.logs()
     assert await cloud.machines() == []
-    assert len(await cloud.created_names()) == 1
 
 
 async def test_until_a_delete_is_proven_there_is_one_vm_at_a_time(cloud: World) -> None:
