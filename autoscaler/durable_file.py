@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 
@@ -13,12 +14,38 @@ def replace_file(path: Path, text: bytes) -> None:
         OSError: it could not be written; what was there is still there.
     """
     beside = path.with_name(path.name + ".new")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
+    _write(beside, text, os.O_TRUNC)
+    beside.replace(path)
+    _sync_folder(path)
+
+
+def create_file(path: Path, text: bytes) -> bool:
+    """Write one that is not there yet, whole or not at all; false where another process was first. Mode 0600.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        _write(beside, text, os.O_EXCL)
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    finally:
+        beside.unlink(missing_ok=True)
+    _sync_folder(path)
+    return True
+
+
+def _write(path: Path, text: bytes, how: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+
+
+def _sync_folder(path: Path) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

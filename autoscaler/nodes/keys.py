@@ -13,6 +13,7 @@ from typing import Literal
 import asyncssh
 
 from autoscaler.cloud.secret import Secret
+from autoscaler.durable_file import create_file
 from autoscaler.errors import ConfigError
 
 KeyType = Literal["ed25519", "rsa-4096"]
@@ -97,18 +98,7 @@ def _make(path: Path, key_type: KeyType, named: str) -> None:
         key = asyncssh.generate_private_key("ssh-ed25519", comment="autoscaler")
     else:
         key = asyncssh.generate_private_key("ssh-rsa", comment="autoscaler", key_size=4096)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(key.export_private_key("openssh"))
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(draft, path)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink(missing_ok=True)
+        create_file(path, key.export_private_key("openssh"))
     except OSError as exc:
         raise ConfigError(f"{named} {path}: cannot be made: {exc.strerror}") from exc

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,13 +27,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from autoscaler.cloud.secret import Secret
 from autoscaler.domain.node import NODE_DOMAIN
+from autoscaler.durable_file import create_file, replace_file
 from autoscaler.errors import ConfigError
 from autoscaler.nodes.keys import read_private
+
+log = structlog.get_logger(__name__)
 
 AUTHORITY_LIFE = timedelta(days=3650)
 NODE_LIFE = timedelta(
     days=825
 )  # longer than a node lives: its name, and so its certificate, is used once
+_RENEWED_BEFORE = NODE_LIFE + timedelta(days=365)  # a daemon looks when it starts
 _SKEW = timedelta(hours=1)  # a machine's clock may be behind ours while it boots
 _FILE = "ca-key.pem"
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
@@ -83,6 +88,10 @@ def make_authority(now: datetime, seed: bytes | None = None) -> Authority:
         key = ec.generate_private_key(ec.SECP256R1())
     else:
         key = ec.derive_private_key(int.from_bytes(seed) % (_ORDER - 1) + 1, ec.SECP256R1())
+    return _certified(key, now)
+
+
+def _certified(key: ec.EllipticCurvePrivateKey, now: datetime) -> Authority:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "autoscaler nodes")])
     everywhere = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
     allowed = [x509.DNSName(NODE_DOMAIN), *(x509.IPAddress(each) for each in everywhere)]
@@ -100,15 +109,37 @@ def make_authority(now: datetime, seed: bytes | None = None) -> Authority:
 def open_authority(directory: Path, now: datetime, seed: bytes | None = None) -> Authority:
     """Read the deployment's authority, made now when there is none; its certificate is then beside it as `ca.pem`.
 
+    Its certificate is renewed well before a node's could outlive it. The key stays, so that whoever trusts the old one
+    or the new one believes all nodes, those that run and those to come.
+
     Args:
         seed: 48 secret bytes to make it from, so that another host makes the same one.
 
     Raises:
-        ConfigError: others may read the key, it cannot be made, it is not what it should be, or it has expired.
+        ConfigError: others may read the key, it cannot be made, or it is not what it should be.
     """
     path = directory / _FILE
-    if not path.exists():
-        _write_new(path, make_authority(now, seed))
+    try:
+        if not path.exists():
+            create_file(path, _bundle(make_authority(now, seed)))
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be made: {exc.strerror}") from exc
+    authority = _read(path)
+    until = authority.certificate.not_valid_after_utc
+    if until - now < _RENEWED_BEFORE:
+        authority = _certified(authority.key, now)
+        try:
+            replace_file(path, _bundle(authority))
+        except OSError as exc:
+            raise ConfigError(
+                f"{path}: its certificate ends {until:%Y-%m-%d}, and a new one cannot be written: {exc.strerror}"
+            ) from exc
+        log.info("authority_renewed", path=str(path), ended=f"{until:%Y-%m-%d}")
+    _publish(directory / "ca.pem", authority.pem)
+    return authority
+
+
+def _read(path: Path) -> Authority:
     text = read_private(path)
     try:
         key = load_pem_private_key(text, password=None)
@@ -119,18 +150,12 @@ def open_authority(directory: Path, now: datetime, seed: bytes | None = None) ->
         key.public_key() != certificate.public_key()
     ):
         raise ConfigError(_REMAKE.format(path, "its certificate is not its key's"))
-    if certificate.not_valid_after_utc <= now:
-        raise ConfigError(
-            _REMAKE.format(path, f"expired {certificate.not_valid_after_utc:%Y-%m-%d}")
-        )
-    authority = Authority(key, certificate)
-    _publish(directory / "ca.pem", authority.pem)
-    return authority
+    return Authority(key, certificate)
 
 
 _REMAKE = (
-    "{}: {}. Move it away and start again: a new one is made, and nodes with certificates of the old one are "
-    "replaced as they fail"
+    "{}: {}. Move it away and start again: it is made anew, and nodes with certificates of another key are replaced as "
+    "they fail"
 )
 
 
@@ -166,27 +191,12 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
+def _bundle(authority: Authority) -> bytes:
+    return (_private(authority.key) + authority.pem).encode("ascii")
+
+
 def _private(key: ec.EllipticCurvePrivateKey) -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
-
-
-def _write_new(path: Path, authority: Authority) -> None:
-    """Write key and certificate whole or not at all; another process that was first wins."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(_private(authority.key) + authority.pem)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(draft, path)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be made: {exc.strerror}") from exc
 
 
 def _publish(path: Path, pem: str) -> None:

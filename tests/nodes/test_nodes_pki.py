@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 from autoscaler.errors import ConfigError, NodeUnreachable
-from autoscaler.nodes.pki import Authority, make_authority, open_authority
+from autoscaler.nodes.pki import (
+    AUTHORITY_LIFE,
+    NODE_LIFE,
+    Authority,
+    make_authority,
+    open_authority,
+)
 from autoscaler.nodes.verify_http import ask, node_session
 from autoscaler.tls_words import refusal, trusting
 
@@ -33,14 +39,13 @@ def test_the_authority_is_made_once_and_only_its_certificate_is_public(tmp_path:
     assert "PRIVATE" not in (tmp_path / "ca.pem").read_text()
 
 
-@pytest.mark.parametrize("fault", ["open", "cut", "foreign", "expired"])
+@pytest.mark.parametrize("fault", ["open", "cut", "foreign"])
 def test_an_authority_that_cannot_be_used_is_refused_with_what_to_do(
     tmp_path: Path, fault: str
 ) -> None:
     open_authority(tmp_path, NOW)
     path = tmp_path / "ca-key.pem"
     text = path.read_text()
-    now = NOW
     match fault:
         case "open":
             path.chmod(0o644)
@@ -49,11 +54,41 @@ def test_an_authority_that_cannot_be_used_is_refused_with_what_to_do(
         case "foreign":
             key = text[: text.index("-----BEGIN CERTIFICATE")]
             path.write_text(key + make_authority(NOW).pem)
-        case "expired":
-            now = NOW + timedelta(days=5000)
 
     with pytest.raises(ConfigError, match=r"ca-key\.pem.*(chmod 0600|Move it away)"):
-        open_authority(tmp_path, now)
+        open_authority(tmp_path, NOW)
+
+
+@pytest.mark.parametrize("years", [7, 30])
+async def test_the_authority_is_renewed_with_its_key_before_a_node_could_outlive_it(
+    tmp_path: Path, years: int
+) -> None:
+    made = open_authority(tmp_path, NOW - timedelta(days=365 * years))
+
+    renewed = open_authority(tmp_path, NOW)
+
+    assert renewed.certificate.not_valid_after_utc > NOW + AUTHORITY_LIFE - timedelta(days=1)
+    assert open_authority(tmp_path, NOW).pem == renewed.pem == (tmp_path / "ca.pem").read_text()
+    assert stat.S_IMODE((tmp_path / "ca-key.pem").stat().st_mode) == 0o600
+    async with _serving(made, NAME, "127.0.0.1") as port:  # a node of before
+        assert await _refused(renewed, port, NAME) is None
+
+
+def test_the_authority_stays_as_it_is_while_it_outlives_every_node_by_far(tmp_path: Path) -> None:
+    made = open_authority(tmp_path, NOW)
+    last = NOW + AUTHORITY_LIFE - NODE_LIFE - timedelta(days=366)
+
+    assert open_authority(tmp_path, last).pem == made.pem
+
+
+async def test_who_trusts_the_certificate_of_before_believes_the_nodes_of_after(
+    tmp_path: Path,
+) -> None:
+    made = open_authority(tmp_path, NOW - timedelta(days=365 * 9))
+    renewed = open_authority(tmp_path, NOW)
+
+    async with _serving(renewed, NAME, "127.0.0.1") as port:
+        assert await _refused(made, port, NAME) is None
 
 
 async def test_a_nodes_certificate_is_believed_by_its_address_and_by_its_name() -> None:
