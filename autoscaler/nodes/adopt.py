@@ -19,7 +19,6 @@ import structlog
 
 from autoscaler.clock import Clock
 from autoscaler.domain.ids import (
-    DecisionId,
     ModelName,
     NodeName,
     new_intent_id,
@@ -27,22 +26,20 @@ from autoscaler.domain.ids import (
     parse_name,
 )
 from autoscaler.domain.machine import Machine
-from autoscaler.domain.money import Money
 from autoscaler.domain.node import BY_HAND, Node, NodeEvent, State
 from autoscaler.domain.offer import Market, Offer, OfferKey
 from autoscaler.errors import (
     AutoscalerError,
     ConfigError,
-    HostKeyMismatch,
     LeaseLost,
     NodeUnreachable,
 )
+from autoscaler.nodes.adopted import ADOPTED, check, row_of
 from autoscaler.nodes.hostkey import normal_form
 from autoscaler.nodes.introductions import Introductions
 from autoscaler.nodes.inventory import Owner
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.listing import InventoryFeed
-from autoscaler.nodes.manifest import Manifest
 from autoscaler.nodes.protocol import Prober, Proven
 from autoscaler.nodes.reach import Reach
 from autoscaler.nodes.ssh import fingerprint
@@ -52,7 +49,6 @@ from autoscaler.store.protocol import Store
 
 log = structlog.get_logger(__name__)
 
-ADOPTED = DecisionId("adopted")
 WITHIN = timedelta(minutes=4)  # for all of them, side by side
 _AT_ONCE = 16
 _PAUSE_S = 1.0
@@ -232,9 +228,9 @@ class Adopter:
     async def _proven(self, found: Found) -> Found:
         machine = found.machine
         shown, manifest = await self.introductions.introduce(_address(machine))
-        self._check(machine, manifest)
+        check(machine, manifest, self._mark)
         policy = self._policy(ModelName(manifest.model))
-        row = _row_of(manifest, machine, shown, self.clock.now())
+        row = row_of(manifest, machine, shown, self.clock.now())
         return await self._placed(Found(machine, row), policy)
 
     async def _placed(self, found: Found, policy: Policy) -> Found:
@@ -319,65 +315,6 @@ class Adopter:
             )
         self.leases.current(model)
         return policy
-
-    def _check(self, machine: Machine, manifest: Manifest) -> None:
-        """See that what was signed is this machine, as the cloud lists it.
-
-        Raises:
-            HostKeyMismatch: it is another.
-        """
-        parts = parse_name(machine.name)
-        says = {
-            "deployment": (manifest.mark, self._mark),
-            "machine": (manifest.machine_id, machine.id),
-            "offer": (str(manifest.offer), f"{OfferKey(machine.type, machine.location)}"),
-        }
-        if parts is not None:
-            says["name"] = (manifest.name, machine.name)
-            named = node_name(
-                parts.prefix,
-                parts.owner,
-                parts.intent,
-                parts.attempt,
-                ModelName(manifest.model),
-            )
-            says["model"] = (named, machine.name)
-        for what, (signed, listed) in says.items():
-            if signed != listed:
-                raise HostKeyMismatch(
-                    f"its signed manifest is not this machine's: {what} {signed} there, {listed} in the cloud's list"
-                )
-
-
-def _row_of(manifest: Manifest, machine: Machine, host_key: str, now: datetime) -> Node:
-    parts = parse_name(manifest.name)
-    if parts is None:
-        raise HostKeyMismatch(f"its signed manifest names {manifest.name!r}, which is no node")
-    return Node(
-        name=NodeName(manifest.name),
-        model=ModelName(manifest.model),
-        intent=parts.intent,
-        attempt=parts.attempt,
-        offer=manifest.offer,
-        price_per_hour=Money(manifest.usd_per_hour),
-        state=State.VERIFYING,
-        since=now,
-        created_at=manifest.sent_at,
-        epoch=0,
-        decision=BY_HAND if manifest.decision == BY_HAND else ADOPTED,
-        reason="adopted",
-        units=manifest.units,
-        replicas=manifest.replicas,
-        concurrency=manifest.concurrency,
-        tensor_parallel=manifest.tensor_parallel,
-        spec_hash=manifest.spec_hash,
-        machine_id=machine.id,
-        address=machine.address,
-        host_key=host_key,
-        disk_ids=machine.disk_ids,
-        sent_at=manifest.sent_at,
-        booted_at=machine.created_at or manifest.sent_at,
-    )
 
 
 async def _each(
