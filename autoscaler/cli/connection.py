@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from autoscaler.cli.screen import Painted, Screen, layout
+from autoscaler.cli.screen import Painted, Screen, layout, say
 from autoscaler.cloud.mkinf.cloud import MkinfCloud
 from autoscaler.cloud.mkinf.connect import open_cloud
 from autoscaler.config import CloudSettings
@@ -240,7 +240,7 @@ def _cell(value: object, nothing: str) -> object:
 
 
 def _fail(exc: Exception, status: int) -> NoReturn:
-    typer.echo(f"error: {exc}", err=True)
+    say(f"error: {exc}", err=True)
     raise typer.Exit(status) from None
 
 

@@ -10,15 +10,15 @@ from typing import Annotated
 import orjson
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from autoscaler.cli.ask import DEFAULT_CONFIG, ConfigOption, JsonOption
+from autoscaler.cli.screen import Screen
 from autoscaler.clock import SystemClock
-from autoscaler.cloud.mkinf.failures import clean
 from autoscaler.setup.doctor import examine
 from autoscaler.setup.findings import Finding, Verdict
 
 _COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
+_HANG = " " * 6
 
 
 def doctor(
@@ -46,15 +46,17 @@ def doctor(
 
 def _show(findings: list[Finding]) -> None:
     console = Console(highlight=False, markup=False)
+    screen = Screen.of(console)
     for finding in findings:
-        # Text, not markup, and clean: the cloud's words must not paint the terminal
-        first, *more = [clean(each) for each in finding.found.splitlines()] or [""]
-        line = Text(f"{finding.verdict:<5}", style=_COLOURS[finding.verdict])
-        line.append(f" {finding.check}: {first}", style="default")
-        console.print(line, soft_wrap=True)
-        for each in more:
-            console.print(Text(f"      {each}"), soft_wrap=True)
+        # Text, not markup, and printable: the cloud's words must not paint the terminal
+        said = f"{finding.verdict:<5} {finding.check}: {finding.found}"
+        first, *more = said.splitlines()
+        lines = [*screen.prose(first, _HANG)]
+        lines += [line for each in more for line in screen.prose(_HANG + each.strip(), "")]
         if finding.remedy:
-            console.print(Text(f"      → {clean(finding.remedy)}"), soft_wrap=True)
+            lines += screen.prose(f"{_HANG}→ {finding.remedy}")
+        lines[0].stylize(_COLOURS[finding.verdict], 0, len(finding.verdict))
+        for line in lines:
+            console.print(line, soft_wrap=True)
     count = Counter(finding.verdict for finding in findings)
     console.print(", ".join(f"{count[verdict]} {verdict}" for verdict in Verdict))

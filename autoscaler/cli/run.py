@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 from autoscaler.affordable import fitting, too_tight
 from autoscaler.cli.ask import DEFAULT_CONFIG, ConfigOption
 from autoscaler.cli.connection import said_errors
+from autoscaler.cli.screen import say
 from autoscaler.clock import SystemClock
 from autoscaler.cloud.mkinf.listed import listed_offers
 from autoscaler.cloud.mkinf.prices import load_prices
@@ -26,6 +28,7 @@ from autoscaler.nodes.startup.presets import driver_note
 from autoscaler.observe.assemble import build_feed
 from autoscaler.observe.targets import rounded_goals
 from autoscaler.policy import Policy
+from autoscaler.setup.front import exposure
 from autoscaler.ways import PLAIN_NOTE
 
 
@@ -33,15 +36,17 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Run the daemon. SIGTERM stops it and leaves every node serving; SIGHUP reloads the policies."""
     import uvloop
 
+    from autoscaler.crashpoints import armed, outside_of
     from autoscaler.daemon import Daemon
     from autoscaler.log import set_up
 
     with said_errors():
         settings = read_config(config)
         set_up(settings.log.level, settings.log.format)
+        outside = outside_of(settings, armed(os.environ))
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(Daemon(settings).run())
+                runner.run(Daemon(settings, outside=outside).run())
         except BaseExceptionGroup as group:
             ours, rest = group.split(AutoscalerError)
             if ours is not None and rest is None:
@@ -78,9 +83,13 @@ def validate(
                     problems.append(str(exc))
         else:
             settings = read_config(config)
-            typer.echo(f"{config}: ok")
+            exposed = exposure(config)
+            if exposed is None:
+                say(f"{config}: ok")
+            else:
+                problems.append(f"{config}: front.listen: {exposed}")
             if settings.way == "public-plain":
-                typer.echo(f"  note: {PLAIN_NOTE}")
+                say(f"  note: {PLAIN_NOTE}")
             files = read_policies(
                 settings.policies,
                 emulated=settings.cloud.is_loopback,
@@ -95,13 +104,13 @@ def validate(
             except (ConfigError, SourceUnavailable) as exc:
                 problems.append(f"{path}: {exc}")
                 continue
-            typer.echo(f"{path}: {policy.model} on {policy.engine}")
+            say(f"{path}: {policy.model} on {policy.engine}")
             for line in facts:
-                typer.echo(f"  {line}")
+                say(f"  {line}")
             for note in notes:
-                typer.echo(f"  note: {note}")
+                say(f"  note: {note}")
             for text in _too_tight(policy, settings):
-                typer.echo(f"  ! {text}")
+                say(f"  ! {text}")
         if problems:
             raise ConfigError("\n".join(problems))
 

@@ -94,6 +94,22 @@ class Screen:
         for number, line in enumerate(lines):
             yield Text(indent + _INDENT * bool(number)) + line
 
+    def prose(self, text: str, hang: str = _INDENT) -> Iterator[Text]:
+        """Our own words, however many, each of their lines broken between words; all of it without a terminal.
+
+        Args:
+            hang: stands before what is broken, below the line's own spaces.
+        """
+        for raw in text.splitlines() or [""]:
+            indent = raw[: len(raw) - len(raw.lstrip(" "))] if self.width else ""
+            indent = indent[: self.columns // 2]
+            words = "".join(c if c.isprintable() else "�" for c in raw[len(indent) :])
+            line = Text(self.legible(words))
+            first, *more = _broken(line, self.columns - len(indent) - len(hang))
+            yield Text(indent) + first
+            for each in more:
+                yield Text(indent + hang) + each
+
     def parts(self, values: Sequence[object], separator: str = " · ") -> Iterator[Text]:
         """Parts of a line, which is broken between them where it must be."""
         line = Text()
@@ -221,6 +237,13 @@ def _broken(text: Text, width: int) -> list[Text]:
 
 def _painted(line: Text) -> Painted:
     return Painted(line.plain, str(line.style))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print our own words for people: on a terminal broken between words, elsewhere as they are."""
+    console = Console(stderr=err, highlight=False, markup=False)
+    for line in Screen.of(console).prose(text):
+        console.print(line, soft_wrap=True)
 
 
 _RULER: Final = Console(width=80)  # rich asks for one to break lines; nothing is printed on it

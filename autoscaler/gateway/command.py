@@ -14,7 +14,6 @@ import typer
 from autoscaler.errors import ConfigError
 from autoscaler.gateway.front_file import read_front
 from autoscaler.gateway.listen import listen_address
-from autoscaler.gateway.open_files import connections_that_fit
 from autoscaler.gateway.settings import MIB, GatewaySettings
 
 _DEFAULT = GatewaySettings()
@@ -130,7 +129,6 @@ def gateway(
             drain_timeout_s=drain_timeout_s,
             **{name: value for name, value in given.items() if value is not None},
         )
-        settings = replace(settings, max_connections=connections_that_fit(settings.max_connections))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     except ConfigError as exc:

@@ -26,11 +26,15 @@ def connections_that_fit(wanted: int) -> int:
             soft = most
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return wanted
-    fits = max(1, (soft - _OWN) // 2)
-    log.warning(
-        "connections_bounded_by_open_files",
-        wanted=wanted,
-        allowed=fits,
-        hint=f"raise LimitNOFILE (ulimit -n) to {needed}",
-    )
-    return fits
+    return max(1, (soft - _OWN) // 2)
+
+
+def say_if_bounded(wanted: int, fits: int) -> None:
+    """Warn when fewer connections fit than were wanted."""
+    if fits < wanted:
+        log.warning(
+            "connections_bounded_by_open_files",
+            wanted=wanted,
+            allowed=fits,
+            hint=f"raise LimitNOFILE (ulimit -n) to {2 * wanted + _OWN}",
+        )

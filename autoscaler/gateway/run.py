@@ -12,7 +12,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 from aiohttp import web
@@ -30,6 +30,7 @@ from autoscaler.gateway.front_page import FrontPage
 from autoscaler.gateway.handover import Handover
 from autoscaler.gateway.listen import BACKLOG, unlink_control
 from autoscaler.gateway.notify import Notifier
+from autoscaler.gateway.open_files import connections_that_fit, say_if_bounded
 from autoscaler.gateway.peer import folder_of
 from autoscaler.gateway.pools import Pools
 from autoscaler.gateway.predecessors import Predecessors, Succession, begin
@@ -52,7 +53,9 @@ async def serve(settings: GatewaySettings) -> None:
     Raises:
         ConfigError: an address, a path, a key or a certificate cannot be had, or must not be.
     """
-    gateway = Gateway(settings)
+    wanted = settings.max_connections
+    settings = replace(settings, max_connections=connections_that_fit(wanted))
+    gateway = Gateway(settings, connections_wanted=wanted)
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
         for number, does in (
@@ -76,9 +79,11 @@ class Gateway:
         door: keys and certificate, as they are in force.
         bodies: what clients have sent of requests under way.
         clients: their connections.
+        connections_wanted: what was asked for, where the limit of open files allows fewer.
     """
 
     settings: GatewaySettings
+    connections_wanted: int = 0
     started: asyncio.Event = field(default_factory=asyncio.Event)
     addresses: list[tuple[str, int]] = field(default_factory=list)
     metrics_address: tuple[str, int] | None = None
@@ -252,6 +257,7 @@ class Gateway:
                     host=host,
                     hint="whoever reaches this address past the proxy can use the models",
                 )
+        say_if_bounded(self.connections_wanted, self.settings.max_connections)
         notifier.send("READY=1")
         self.started.set()
 

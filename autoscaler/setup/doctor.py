@@ -20,9 +20,10 @@ from autoscaler.cloud.mkinf.transport import HttpTransport, Request
 from autoscaler.config import Config
 from autoscaler.config_file import read_config, read_policies
 from autoscaler.errors import AuthFailed, AutoscalerError, ConfigError
+from autoscaler.setup.commands import with_config
 from autoscaler.setup.findings import Finding, Verdict, fail, ok, warn
+from autoscaler.setup.front import check_front
 from autoscaler.setup.here import (
-    check_front,
     check_policies,
     check_processes,
     check_ssh_key,
@@ -52,16 +53,20 @@ async def examine(path: Path, clock: Clock, key_file: Path | None = None) -> lis
     found = [ok("config", f"{path}: valid"), _owner(path, config)]
     try:
         files = read_policies(
-            config.policies, emulated=config.cloud.is_loopback, balancer=config.balancer
+            config.policies,
+            emulated=config.cloud.is_loopback,
+            balancer=config.balancer,
+            reach=config.way,
         )
-        found += check_policies(files)
+        found += check_policies(files, path)
     except ConfigError as exc:
         found.append(
             fail("policies", str(exc), "mend each line; the daemon takes all files or none")
         )
-    found += await _cloud(config, clock)
-    found += [_firewall(config), check_ssh_key(config), check_store(config), *check_front(config)]
-    found += await check_processes(config)
+    found += await _cloud(config, clock, path)
+    found += [_firewall(config), check_ssh_key(config), check_store(config)]
+    found += check_front(path, clock.now())
+    found += await check_processes(config, path)
     return found
 
 
@@ -76,13 +81,12 @@ def _owner(path: Path, config: Config) -> Finding:
     )
 
 
-async def _cloud(config: Config, clock: Clock) -> list[Finding]:
+async def _cloud(config: Config, clock: Clock, path: Path) -> list[Finding]:
     """The key, the clock, and what the cloud tells."""
     own = config.cloud.key_file
     if own is not None and own.is_relative_to(_CREDENTIALS) and not own.exists():
-        remedy = (
-            "name the original: autoscaler doctor --key-file /etc/autoscaler/mkinf.key, as root"
-        )
+        again = with_config("doctor --key-file /etc/autoscaler/mkinf.key", path)
+        remedy = f"name the original: {again}, as root"
         return [warn("key file", f"{own}: only the running service has it", remedy)]
     try:
         cloud = open_cloud(config.cloud, clock)
@@ -93,7 +97,7 @@ async def _cloud(config: Config, clock: Clock) -> list[Finding]:
     try:
         found.append(await _clock(config, clock))
         if found[-1].verdict is not Verdict.FAIL or found[-1].check != "cloud":
-            found += [await _key(cloud), await _prices(cloud)]
+            found += [await _key(cloud), await _prices(cloud, path)]
     finally:
         await cloud.close()
     return found
@@ -144,12 +148,14 @@ async def _key(cloud: MkinfCloud) -> Finding:
     return ok("key", f"opens project {project}")
 
 
-async def _prices(cloud: MkinfCloud) -> Finding:
+async def _prices(cloud: MkinfCloud, path: Path) -> Finding:
     try:
         offers = await cloud.offers()
     except AutoscalerError as exc:
         return fail(
-            "prices", str(exc), "without offers nothing can be rented; try `autoscaler offers`"
+            "prices",
+            str(exc),
+            f"without offers nothing can be rented; try {with_config('offers', path)}",
         )
     priced = [offer for offer in offers if offer.price_per_hour is not None]
     if not priced:

@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import sqlite3
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
@@ -21,6 +20,7 @@ from autoscaler.front import parse_address
 from autoscaler.hub.learn import origin, wants_facts
 from autoscaler.nodes.keys import client_key, public_line, read_token
 from autoscaler.nodes.startup.presets import driver_note
+from autoscaler.setup.commands import start_daemon, start_gateway, start_tunnels, with_config
 from autoscaler.setup.findings import Finding, fail, ok, warn
 from autoscaler.setup.haproxies import check_haproxies
 from autoscaler.store.sqlite_file import SCHEMA
@@ -34,16 +34,20 @@ _STORE_REMEDY = (
 )
 
 
-def check_policies(files: PolicyFiles) -> list[Finding]:
-    """Every policy: its mode, what is known of its model, its driver, its token."""
+def check_policies(files: PolicyFiles, path: Path) -> list[Finding]:
+    """Every policy: its mode, what is known of its model, its driver, its token.
+
+    Args:
+        path: the config's.
+    """
     if not files.policies:
         return [
             warn("policies", "there is none", "write one: docs/policy.md, or `autoscaler init`")
         ]
     found = []
     for name, policy in files.policies.items():
-        check, path = f"policy {name}", files.files[name]
-        facts = origin(path, policy)
+        check = f"policy {name}"
+        facts = origin(files.files[name], policy)
         if policy.server.token_file is not None:
             try:
                 read_token(Path(policy.server.token_file))
@@ -56,7 +60,7 @@ def check_policies(files: PolicyFiles) -> list[Finding]:
                 warn(
                     check,
                     "nobody has said what shape its model has",
-                    "autoscaler validate --online",
+                    with_config("validate --online", path),
                 )
             )
         elif driver is not None:
@@ -137,13 +141,17 @@ def _sick(path: Path) -> str | None:
     return None if said == "ok" else said
 
 
-async def check_processes(config: Config) -> list[Finding]:
-    """Daemon and balancers on their sockets, and the ports that they need."""
+async def check_processes(config: Config, path: Path) -> list[Finding]:
+    """Daemon and balancers on their sockets, and the ports that they need.
+
+    Args:
+        path: the config's.
+    """
     daemon = await _answers(config.socket)
     found = [
         ok("daemon", f"{config.socket}: answers")
         if daemon is None
-        else warn("daemon", f"{config.socket}: {daemon}", "start it: autoscaler run")
+        else warn("daemon", f"{config.socket}: {daemon}", f"start it: {start_daemon(path)}")
     ]
     host, port = parse_address(config.serve.listen)
     if daemon is not None:
@@ -152,25 +160,25 @@ async def check_processes(config: Config) -> list[Finding]:
     if gateway is None:
         found.append(ok("gateway", f"{config.gateway_control}: answers"))
     else:
-        start = "start it: autoscaler gateway, with --control or gateway.control so that both name one socket"
+        start = f"start it: {start_gateway(path)}"
         found.append(warn("gateway", f"{config.gateway_control}: {gateway}", start))
         found += [
             _port("port for clients", *parse_address(address), "front.listen")
             for address in config.front.listen
         ]
     if config.way == "tunnel":
-        found.append(await _tunnels(config))
+        found.append(await _tunnels(config, path))
     found += await check_haproxies(config)
     return found
 
 
-async def _tunnels(config: Config) -> Finding:
+async def _tunnels(config: Config, path: Path) -> Finding:
     silent = await _answers(config.tunnels_control)
     if silent is None:
         return ok("tunnels", f"{config.tunnels_control}: answers")
     start = (
-        "start it: autoscaler tunnels, with --control or tunnels.control so that both name one socket; it needs the "
-        "SSH key that the daemon makes at its first start, and nothing is rented without it"
+        f"start it: {start_tunnels(path, config)}; it needs the SSH key that the daemon makes at its first start, and "
+        "nothing is rented without it"
     )
     return warn("tunnels", f"{config.tunnels_control}: {silent}", start)
 
@@ -208,28 +216,3 @@ def _port(check: str, host: str, port: int, key: str) -> Finding:
                     remedy = f"change {key} to an address of this host"
             return fail(check, f"{host}:{port}: {exc.strerror}", remedy)
     return ok(check, f"{host}:{port}: free")
-
-
-def check_front(config: Config) -> list[Finding]:
-    """The files that `[front]` names."""
-    named: Sequence[tuple[str, Path | None]] = (
-        ("front.tls", config.front.tls),
-        ("front.tls_key", config.front.tls_key),
-        ("front.client_keys", config.front.client_keys),
-    )
-    return [
-        fail(
-            key,
-            f"{path}: no such file or directory",
-            "make it: docs/front-door.md, or `autoscaler keys new`",
-        )
-        for key, path in named
-        if path is not None and not _is_there(path)
-    ]
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False

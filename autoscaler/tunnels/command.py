@@ -13,7 +13,7 @@ import structlog
 import typer
 
 from autoscaler.errors import ConfigError
-from autoscaler.gateway.open_files import connections_that_fit
+from autoscaler.gateway.open_files import connections_that_fit, say_if_bounded
 from autoscaler.tunnels.values import TunnelsSettings
 
 _DEFAULT = TunnelsSettings()
@@ -48,7 +48,7 @@ def tunnels(
     _configure_log()
     try:
         first, last = _range(ports)
-        connections_that_fit(_OPEN_STREAMS)
+        say_if_bounded(_OPEN_STREAMS, connections_that_fit(_OPEN_STREAMS))
         settings = TunnelsSettings(
             control=control,
             key_file=key_file,

@@ -15,6 +15,10 @@ from pathlib import Path
 import pytest
 
 from autoscaler.clock import SystemClock
+from autoscaler.errors import ConfigError
+from autoscaler.gateway.exposure import check_exposure
+from autoscaler.gateway.front_file import read_front
+from autoscaler.setup.commands import start_gateway, with_config
 from autoscaler.setup.doctor import examine
 from autoscaler.setup.findings import Finding, Verdict
 from tests.setup.conftest import Desk
@@ -267,7 +271,7 @@ async def test_a_model_of_unknown_shape_is_to_be_looked_up(desk: Desk, there: Pa
     found = await finding(there, "policy acme/unknown")
 
     assert found.verdict is Verdict.WARN
-    assert found.remedy == "autoscaler validate --online"
+    assert found.remedy == f"autoscaler validate --online --config {there}"
 
 
 async def test_something_that_fails_is_the_exit_status(desk: Desk, there: Path) -> None:
@@ -278,3 +282,57 @@ async def test_something_that_fails_is_the_exit_status(desk: Desk, there: Path) 
     assert said.exit_code == 1
     assert "fail  key:" in said.output
     assert "→ copy the access key anew" in said.output
+
+
+PUBLIC = 'schema = 1\nfront = { listen = "0.0.0.0:0" }'
+
+
+async def test_a_public_address_without_keys_and_tls_is_refused_as_the_gateway_does(
+    desk: Desk, there: Path
+) -> None:
+    change(there, "schema = 1", PUBLIC)
+
+    found = await finding(there, "front.listen")
+    said = await desk.type("validate", "--config", str(there))
+
+    with pytest.raises(ConfigError) as refused:  # what the gateway says of it
+        check_exposure(read_front(there), [("0.0.0.0", 0)])
+    assert found.verdict is Verdict.FAIL
+    assert said.exit_code == 2
+    assert found.found == str(refused.value)
+    assert f"front.listen: {refused.value}" in said.stderr
+
+
+async def test_certificate_and_client_keys_are_judged_as_the_gateway_does(
+    desk: Desk, there: Path
+) -> None:
+    front = 'schema = 1\nfront = { tls = "tls", client_keys = "clients" }'
+    change(there, "schema = 1", front)
+
+    missing = await examine(there, SystemClock())
+    made = await desk.type("keys", "new", "ops", "--into", str(there.parent / "clients"))
+    present = await finding(there, "front.client_keys")
+    started = await desk.type("gateway", "--config", str(there), "--max-connections", "100000000")
+
+    assert made.exit_code == 0, made.output
+    assert started.exit_code == 2
+    assert started.stderr.startswith("autoscaler gateway: ")  # no other word before it
+    tls, keys = (each for each in missing if each.check.startswith("front."))
+    assert (tls.check, tls.verdict) == ("front.tls", Verdict.FAIL)
+    assert "certificate" in tls.found
+    assert "keys new" not in tls.remedy
+    assert keys.verdict is Verdict.FAIL
+    assert f"autoscaler keys new NAME --into {there.parent}/clients" in keys.remedy
+    assert (present.verdict, present.found) == (Verdict.OK, f"{there.parent}/clients: 1 key")
+
+
+async def test_commands_in_remedies_name_the_config_that_was_looked_at(there: Path) -> None:
+    change(there, "schema = 1", 'schema = 1\nreach = "tunnel"')
+
+    remedies = {each.check: each.remedy for each in await examine(there, SystemClock())}
+
+    assert remedies["daemon"] == f"start it: autoscaler run --config {there}"
+    assert remedies["gateway"] == f"start it: autoscaler gateway --config {there}"
+    assert f"--control {there.parent}/run/tunnels.sock" in remedies["tunnels"]
+    assert start_gateway(Path("/etc/autoscaler/config.toml")).startswith("systemctl start")
+    assert with_config("run", Path("config.toml")) == "autoscaler run"
