@@ -259,6 +259,7 @@ class Timings(Values):
     balancer_absent_after: Annotated[Duration, floor(60)] = timedelta(minutes=10)
     signal_max_age: Annotated[Duration, floor(15)] = timedelta(seconds=60)
     start_caution: Annotated[Duration | None, floor(60)] = None  # default: one stabilization window
+    deadman_after: Annotated[Duration | None, floor(21600)] = None  # default: never
     clock_jump: Annotated[Duration, floor(1)] = timedelta(seconds=2)
     store_wait: Annotated[Duration, floor(1)] = timedelta(seconds=5)
     retention: Annotated[Duration, floor(3600)] = timedelta(days=30)
@@ -269,6 +270,11 @@ class Timings(Values):
             raise ValueError(
                 f"settling_time_min: found {show_duration(self.settling_time_min)}, the most is "
                 f"{show_duration(self.settling_time_max)} (settling_time_max)"
+            )
+        if self.deadman_after is not None and self.deadman_after < 3 * self.recheck:
+            raise ValueError(
+                f"deadman_after: found {show_duration(self.deadman_after)}, the least is "
+                f"{show_duration(3 * self.recheck)}: nodes are visited once in recheck"
             )
         return self
 

@@ -99,6 +99,12 @@ MISTAKES = (
     config('listen = "127', 'listen = "0.0.0.0:9110" #', "serve.listen", "0.0.0.0 is not loopback"),
     config('owner = "0example"', 'owner = "Example!"', "cloud.owner", "found 'Example!'"),
     config(*under("timings", 'reconcile = "1s"'), "timings.reconcile", "the least is 5s"),
+    config(*under("timings", 'deadman_after = "5h"'), "timings.deadman_after", "the least is 6h"),
+    config(
+        *under("timings", 'deadman_after = "6h"\nrecheck = "3h"'),
+        "timings",
+        "deadman_after: found 6h, the least is 9h: nodes are visited once in recheck",
+    ),
     policy('model = "Qwen/Qwen3-8B"', 'model = "$(reboot)"', "model", "found '$(reboot)'"),
     policy("max_model_len = 16384", "port = 80", "server.port", "found 80", "1024"),
     policy(NODES, "nodes = { min = 5, max = 4 }", "nodes", "max 4 is below min 5"),

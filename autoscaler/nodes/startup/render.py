@@ -88,8 +88,10 @@ def render(
     chosen = server_image(policy, offer, pins)
     values = _values(policy, offer, chosen, nonce=nonce, replicas=replicas, config=config)
     template = _environment().get_template(_TEMPLATES[policy.engine])
-    used = set(re.findall(r"\b[A-Z][A-Z0-9_]+\b", template.render(values=[])))
-    text = template.render(values=[(name, value) for name, value in values if name in used])
+    armed = config.timings.deadman_after is not None
+    used = set(re.findall(r"\b[A-Z][A-Z0-9_]+\b", template.render(values=[], armed=armed)))
+    given = [(name, value) for name, value in values if name in used]
+    text = template.render(values=given, armed=armed)
     if len(text.encode("ascii")) >= SCRIPT_LIMIT:
         raise ConfigError(
             f"the startup script of {policy.model} has {len(text)} bytes, the cloud takes less than "
@@ -129,7 +131,7 @@ def _values(
     config: Config,
 ) -> list[tuple[str, str]]:
     """The assignments: names of ours, values quoted."""
-    server = policy.server
+    server, deadman = policy.server, config.timings.deadman_after
     texts = {
         "NONCE": nonce,
         "SSH_USER": config.ssh.user,
@@ -138,6 +140,7 @@ def _values(
         "WEIGHTS": server.weights or policy.model,
         "SERVED_NAME": policy.served_name,
         "HEALTH_PATH": server.health_path,
+        "METRICS_PATH": server.metrics_path,
         "GPU_FIELDS": GPU_FIELDS,
     }
     numbers = {
@@ -149,6 +152,7 @@ def _values(
         "MAX_MODEL_LEN": server.max_model_len or 0,
         "WANTS_TOKEN": int(server.token_file is not None),
         "WANTS_TLS": int(config.way == "tls"),
+        "DEADMAN_S": _seconds(deadman.total_seconds()) if deadman is not None else 0,
         "DOCKER_WITHIN_S": min(DOCKER_WITHIN_S, _seconds(policy.deadlines.pull.total_seconds())),
         "TOKEN_WITHIN_S": _seconds(policy.deadlines.token.total_seconds()),
         "PULL_WITHIN_S": _seconds(policy.deadlines.pull.total_seconds()),
