@@ -104,6 +104,7 @@ MISTAKES = (
         *under("timings", 'deadman_after = "6h"\nrecheck = "3h"'),
         "timings",
         "deadman_after: found 6h, the least is 9h: nodes are visited once in recheck",
+        marker="[timings]",
     ),
     policy('model = "Qwen/Qwen3-8B"', 'model = "$(reboot)"', "model", "found '$(reboot)'"),
     policy("max_model_len = 16384", "port = 80", "server.port", "found 80", "1024"),
