@@ -5,10 +5,10 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench schema lock check
+.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema lock check
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## virtual environment with all tools, and the real servers that the tests use
 	@scripts/setup.sh test
@@ -47,6 +47,9 @@ test-live: setup  ## the contract suite against the real cloud (MKINF_KEY_FILE=p
 
 bench: setup  ## the benchmarks: ratios against a peer or a bound, in one run
 	@$(BIN)/python -m bench
+
+lost-requests: setup  ## 1,000 scale-ins under reloads and three-minute streams, token by token (half an hour)
+	@$(BIN)/python -m bench.drain --long
 
 schema:  ## write the JSON Schemas of config and policies anew, from the code and docs/
 	@PYTHONPATH=. $(BIN)/python scripts/schema.py

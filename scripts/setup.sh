@@ -58,6 +58,6 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$sum" ]; then
 fi
 
 if [ "$want" = test ]; then
-    debian haproxy openssh-server prometheus shellcheck systemd
+    debian curl haproxy openssh-server prometheus shellcheck systemd
 fi
 say "set-up done"

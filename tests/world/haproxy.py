@@ -56,13 +56,21 @@ def edited(text: str, *edits: Edit, source: Path) -> str:
 
 
 def write_for_models(
-    folder: Path, models: Sequence[str], *, front: int, inner: int, metrics: int
+    folder: Path,
+    models: Sequence[str],
+    *,
+    front: int,
+    inner: int,
+    metrics: int,
+    http2: tuple[int, Path] | None = None,
 ) -> Path:
     """Write the shipped configuration with a backend for each of these models, all held by one gateway.
 
     Args:
         inner: the port of the gateway.
+        http2: one more port for clients, who speak HTTP/2 there, and a PEM file with certificate and key.
     """
+    more = f"    bind 127.0.0.1:{http2[0]} ssl crt {http2[1]} alpn h2\n" if http2 else ""
     table = folder / "models.map"
     table.write_text("".join(f"{model} {slug(model)}\n" for model in models))
     text = shipped(
@@ -70,7 +78,10 @@ def write_for_models(
         front=front,
         metrics=metrics,
         activator=f"127.0.0.1:{inner}",
-        edits=[("/etc/haproxy/models.map", str(table))],
+        edits=[
+            ("/etc/haproxy/models.map", str(table)),
+            ("    bind :8080\n", f"    bind :8080\n{more}"),
+        ],
     )
     for model in models:
         text += (
