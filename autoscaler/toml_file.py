@@ -90,6 +90,20 @@ def parse_toml(text: str, path: Path, values: type[V]) -> V:
         raise ConfigError("\n".join(said for _, said in problems)) from exc
 
 
+def check_answer(values: type[BaseModel], key: str, given: object) -> None:
+    """Validate one key by itself, as somebody typed it: there is no file yet.
+
+    Raises:
+        ConfigError: what was found and what is allowed, without a place.
+    """
+    try:
+        values.model_validate({key: given})
+    except ValidationError as exc:
+        for error in exc.errors():
+            if error["loc"][:1] == (key,):
+                raise ConfigError(_say(values, list(error["loc"]), error)) from exc
+
+
 def _explain(
     path: Path, text: str, values: type[BaseModel], error: ErrorDetails
 ) -> tuple[int, str]:

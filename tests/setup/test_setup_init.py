@@ -122,6 +122,20 @@ async def test_it_asks_for_what_no_option_says(desk: Desk) -> None:
     assert ACCESS_KEY not in said.output
 
 
+async def test_an_answer_that_no_config_can_hold_is_asked_for_again(desk: Desk) -> None:
+    answers = "abc\n7\n-1\n600\nmany\n0\n2\nrm -rf /\n\nlocalhost\n0.0.0.0/0\n203.0.113.5/32\n"
+
+    said = await desk.init(answers=answers)
+
+    assert said.exit_code == 0, said.output
+    config = read_config(desk.path / "new/config.toml")
+    assert (str(config.limits.usd_per_hour), config.limits.nodes) == ("$7.00", 2)
+    assert config.firewall.sources == ("203.0.113.5/32",)
+    assert said.output.count("Error: ") == 7
+    assert "found 'abc': write an amount in USD" in said.output
+    assert "found 'many': write a whole number from 1 on" in said.output
+
+
 async def test_of_several_projects_one_is_asked_for_or_named(several: Desk) -> None:
     unsaid = await several.init("--yes")
     wrong = await several.init("--yes", "--project", "prod")
@@ -130,7 +144,7 @@ async def test_of_several_projects_one_is_asked_for_or_named(several: Desk) -> N
     assert "no project is 'prod'; there are: serving" in wrong.output
     assert several.left() == []
 
-    picked = await several.init("--source", "203.0.113.5/32", answers="2\n\n\n\n\n")
+    picked = await several.init("--source", "203.0.113.5/32", answers="3\n2\n\n\n\n\n")
 
     assert picked.exit_code == 0, picked.output
     assert "  2  dev" in picked.output
@@ -171,21 +185,22 @@ async def test_nothing_that_is_there_is_replaced(desk: Desk, there: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "key"),
+    ("option", "value", "said_of_it"),
     [
-        ("--usd-per-hour", "a lot", "limits.usd_per_hour"),
-        ("--source", "0.0.0.0/0", "firewall.sources"),
-        ("--model", 'x"\nevil = 1', "model"),
-        ("--usd-per-month", "-1", "limits.usd_per_month"),
+        ("--usd-per-hour", "a lot", "--usd-per-hour: found 'a lot': write an amount in USD"),
+        ("--source", "0.0.0.0/0", "opens the serving ports to the world"),
+        ("--source", "localhost", "--source: found ['localhost']: "),
+        ("--model", 'x"\nevil = 1', "--model: found"),
+        ("--usd-per-month", "-1", "--usd-per-month: found '-1'"),
     ],
 )
 async def test_answers_that_make_no_config_write_nothing(
-    desk: Desk, option: str, value: str, key: str
+    desk: Desk, option: str, value: str, said_of_it: str
 ) -> None:
     said = await desk.init("--yes", option, value)
 
     assert said.exit_code == 2
-    assert key in said.output
+    assert said_of_it in said.output
     assert ".autoscaler-init-" not in said.output
     assert not (desk.path / "new").exists()
 
