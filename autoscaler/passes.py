@@ -74,6 +74,8 @@ class Passes:
                     log.exception("pass_broken", model=model)
                 trouble = str(exc)
                 self.metrics.pass_failed(model, type(exc).__name__)
+            if (left := self.balancers.patience_left(model)) is not None:
+                self.wakes.once(f"model {model}", left)
             self.health.last_pass_s = self.clock.boot_s()
             self.metrics.pass_done(model, self.clock.boot_s() - started)
             self.ended()

@@ -28,9 +28,16 @@ class Wakes:
         self._cancel(name)
         self._ring(name, interval.total_seconds(), asyncio.get_running_loop().time())
 
+    def once(self, name: str, after: timedelta) -> None:
+        """Set the event out of turn too, in so long; the last call for a name is the one that holds."""
+        self._cancel(_once(name))
+        loop = asyncio.get_running_loop()
+        self._timers[_once(name)] = loop.call_later(after.total_seconds(), self.now, name)
+
     def forget(self, name: str) -> None:
         """Set it no more."""
         self._cancel(name)
+        self._cancel(_once(name))
         self._events.pop(name, None)
 
     def now(self, name: str) -> None:
@@ -56,3 +63,7 @@ class Wakes:
         timer = self._timers.pop(name, None)
         if timer is not None:
             timer.cancel()
+
+
+def _once(name: str) -> str:
+    return f"{name}, once"

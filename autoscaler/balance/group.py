@@ -21,6 +21,7 @@ from autoscaler.balance.presence import (
     amends,
     node_of,
     overlooked,
+    patience_left,
     why_no_release,
 )
 from autoscaler.balance.protocol import Balancer, Pool, PoolReport
@@ -118,6 +119,10 @@ class BalancerGroup:
     def overlooked(self, model: ModelName) -> frozenset[str]:
         """Name those whose silence holds up no launch any more."""
         return overlooked(self._presences(model), self._patience.grace, self._boot_s())
+
+    def patience_left(self, model: ModelName) -> timedelta | None:
+        """Say for how long from now on a silence holds launches and figures up; None where none does, or one for ever."""
+        return patience_left(self._presences(model), self._patience.grace, self._boot_s())
 
     def why_no_release(self, model: ModelName) -> str | None:
         """Say why no registered node of a model may be drained or deleted now, None when one may."""

@@ -80,6 +80,16 @@ def overlooked(
     )
 
 
+def patience_left(
+    presences: Mapping[str, Presence], patience: timedelta, at_s: float
+) -> timedelta | None:
+    """How long until one more balancer is not waited for; None when none will be, as things stand."""
+    if not any(p.counts and p.is_front for p in presences.values()):
+        return None
+    ends = [patience - p.absent_for(at_s) for p in presences.values() if not p.answers]
+    return min((left for left in ends if left > timedelta(0)), default=None)
+
+
 def why_no_release(
     presences: Mapping[str, Presence], absent_after: timedelta, at_s: float
 ) -> str | None:

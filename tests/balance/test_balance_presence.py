@@ -15,6 +15,7 @@ from autoscaler.balance.presence import (
     Presence,
     amends,
     overlooked,
+    patience_left,
     why_no_release,
 )
 from autoscaler.balance.protocol import PoolReport, ServerReport, ServerState
@@ -39,6 +40,16 @@ def test_a_launch_waits_for_a_silent_balancer_only_through_its_grace() -> None:
 
     assert overlooked(two, GRACE, 1044) == frozenset()
     assert overlooked(two, GRACE, 1045) == {"b"}
+
+
+def test_how_long_a_silence_will_hold_a_launch_up_is_known_beforehand() -> None:
+    earlier = replace(GONE, absent_since_s=990)
+
+    assert patience_left({"a": HERE, "b": GONE}, GRACE, 1020) == timedelta(seconds=25)
+    assert patience_left({"a": HERE, "b": GONE, "c": earlier}, GRACE, 1020) == timedelta(seconds=15)
+    assert patience_left({"a": HERE, "b": GONE.answered()}, GRACE, 1020) is None
+    assert patience_left({"a": HERE, "b": GONE}, GRACE, 1045) is None
+    assert patience_left({"a": BEHIND, "b": GONE}, GRACE, 1020) is None  # it has no end
 
 
 def test_by_default_a_launch_goes_on_within_a_minute_and_scale_in_after_ten() -> None:

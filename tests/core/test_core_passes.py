@@ -1,4 +1,4 @@
-"""A model's passes, each on its wake: what a clock that jumps does to them."""
+"""A model's passes, each on its wake: what a clock that jumps or a silent balancer does to them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from autoscaler.balance.group import BalancerGroup
+from autoscaler.balance.presence import Patience
+from autoscaler.balance.protocol import Balancer
 from autoscaler.config import Config
 from autoscaler.domain.node import State
 from autoscaler.health import Health
@@ -20,6 +22,7 @@ from autoscaler.passes import Passes
 from autoscaler.policies import PolicyBook
 from autoscaler.serve.metrics import Metrics
 from autoscaler.wakes import Wakes
+from tests.balance.test_balance_group import Edge
 from tests.core.desk import CHAT, AirFeed, Desk, policy
 from tests.nodes.life_parts import OWNER, life, minutes, offer, open_store, seconds
 
@@ -35,6 +38,10 @@ class Woken:
         self._passes = passes
         self._ended = ended
 
+    @property
+    def group(self) -> BalancerGroup:
+        return self._passes.balancers
+
     async def once(self) -> None:
         await self.desk.leases.renew_all()
         self._ended.clear()
@@ -42,6 +49,12 @@ class Woken:
         async with asyncio.timeout(30):
             await self._ended.wait()
         self.desk.clock.move(15)
+
+    async def ended_by_itself(self) -> None:
+        """Wait for a pass that nobody here has woken."""
+        self._ended.clear()
+        async with asyncio.timeout(30):
+            await self._ended.wait()
 
     async def passes_for(self, length: timedelta) -> None:
         for _ in range(int(length / seconds(15))):
@@ -60,7 +73,7 @@ class Woken:
 
 
 @asynccontextmanager
-async def woken(directory: Path) -> AsyncIterator[Woken]:
+async def woken(directory: Path, *balancers: Balancer) -> AsyncIterator[Woken]:
     """Two nodes that serve."""
     store = open_store(directory)
     parts = await life(store)
@@ -86,7 +99,9 @@ async def woken(directory: Path) -> AsyncIterator[Woken]:
     await wakes.wait(f"model {CHAT}")
     passes = Passes(
         store=store,
-        balancers=_nobody(),
+        balancers=BalancerGroup(
+            balancers, clock.boot_s, Patience(grace=timedelta(milliseconds=50))
+        ),
         clock=clock,
         clock_jump=config.timings.clock_jump,
         book=book,
@@ -108,14 +123,6 @@ async def woken(directory: Path) -> AsyncIterator[Woken]:
             serving.cancel()
     finally:
         await store.close()
-
-
-def _nobody() -> Any:  # whatever form passes take balancers in, there is none here
-    class Nobody(tuple[()]):
-        async def ensure_pool(self, pool: object) -> None:
-            return
-
-    return Nobody()
 
 
 @pytest.mark.parametrize("by", [seconds(10), -minutes(1)])
@@ -150,3 +157,16 @@ async def test_a_clock_that_is_set_right_by_a_little_holds_nothing(
 
         assert await there.ready() == 1
         assert [line for line in said if line["event"] == "clock_jumped"] == []
+
+
+async def test_the_next_pass_comes_when_a_silent_balancer_is_waited_for_no_longer(
+    tmp_path: Path,
+) -> None:
+    there, silent = Edge("there"), Edge("silent")
+    async with woken(tmp_path, there, silent) as passes:
+        await passes.group.welcome([CHAT], passes.desk.store)
+        silent.is_silent = True
+
+        await passes.once()
+
+        await passes.ended_by_itself()

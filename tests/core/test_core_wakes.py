@@ -57,6 +57,18 @@ async def test_a_wake_out_of_turn_needs_no_interval(wakes: Wakes) -> None:
         await waiting
 
 
+async def test_one_that_is_asked_for_once_comes_once(wakes: Wakes) -> None:
+    wakes.every("pass", NEVER)
+    await wakes.wait("pass")
+    wakes.once("pass", NEVER)
+    wakes.once("pass", OFTEN)
+
+    async with asyncio.timeout(5):
+        await wakes.wait("pass")
+
+    assert not await is_set(wakes, "pass")
+
+
 async def test_what_is_forgotten_is_set_no_more(wakes: Wakes) -> None:
     wakes.every("pass", OFTEN)
     await wakes.wait("pass")
