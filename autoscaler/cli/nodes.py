@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from autoscaler.cli.ask import DEFAULT_CONFIG, ConfigOption, JsonOption, NoDaemon, get, own_views
 from autoscaler.cli.connection import Table, said_errors, show
-from autoscaler.cli.words import ago
+from autoscaler.cli.words import ago, counted
 from autoscaler.config import Config
-from autoscaler.config_file import read_config
+from autoscaler.config_file import read_config, read_policies
 from autoscaler.domain.ids import ModelName, NodeName, parse_name
+from autoscaler.errors import ConfigError
+from autoscaler.policies import find_model
+from autoscaler.policy import Policy
 
 Rows = list[dict[str, Any]]  # a view as the daemon serves it
+_MOST_NAMED = 20
 
 
 def nodes(
@@ -116,18 +121,61 @@ def events(
 
 
 async def _events(config: Config, what: str | None, limit: int) -> Rows:
-    node = named(await _nodes(config, closed=True), what) if what is not None else None
-    what = str(node["name"]) if node is not None else what
-    query = {} if what is None else {"node" if node is not None else "model": what}
+    if what is None:
+        return await _told(config, limit)
+    nodes = await _nodes(config, closed=True)
+    node = named(nodes, what)
+    if node is not None:
+        return await _told(config, limit, node=NodeName(str(node["name"])))
+    models = _policies(config)
+    model = _model(models, what)
+    if model is not None:
+        return await _told(config, limit, model=model)
+    if parse_name(what) is not None:  # one that ended long ago
+        rows = await _told(config, limit, node=NodeName(what))
+    else:  # its policy may be gone
+        rows = await _told(config, limit, model=ModelName(what))
+    if not rows:
+        raise ConfigError(_unknown(what, models, nodes))
+    return rows
+
+
+def _model(models: Mapping[ModelName, Policy], what: str) -> ModelName | None:
+    try:
+        return find_model(models, what)
+    except ConfigError:
+        return None
+
+
+def _policies(config: Config) -> Mapping[ModelName, Policy]:
+    """What the config names, or nothing while a file has mistakes: a story can be told without."""
+    try:
+        return read_policies(config.policies).policies
+    except ConfigError:
+        return {}
+
+
+def _unknown(what: str, models: Mapping[ModelName, Policy], nodes: Rows) -> str:
+    near = [short(row["name"]) for row in nodes if what in row["name"]]
+    if near:
+        return (
+            f"{what}: {counted(len(near), 'node')}, write one out: {', '.join(near[:_MOST_NAMED])}"
+        )
+    names = [short(row["name"]) for row in nodes]
+    return (
+        f"{what}: no such node or model; models: {', '.join(sorted(models)) or 'none'}; "
+        f"nodes of the last day: {', '.join(names[:_MOST_NAMED]) or 'none'} (`autoscaler nodes --all`)"
+    )
+
+
+async def _told(
+    config: Config, limit: int, node: NodeName | None = None, model: ModelName | None = None
+) -> Rows:
+    asked = {"node": node, "model": model}
+    query = {key: str(value) for key, value in asked.items() if value is not None}
     try:
         answer: Rows = await get(config, "/api/v1/events", limit=str(limit), **query)
     except NoDaemon:
         async with own_views(config) as views:
-            answer = list(
-                await views.events(
-                    NodeName(what) if node is not None and what else None,
-                    ModelName(what) if node is None and what else None,
-                    limit,
-                )
-            )
+            answer = list(await views.events(node, model, limit))
     return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -119,10 +120,11 @@ def _explain_lines(view: View) -> Lines:
         yield f"  {text}"
     yield f"why: {view['reason']}"
     demand = "unknown" if view["demand"] is None else f"{view['demand']:.2f}"
-    unit = view["reference"] or "no known offer"
+    # a type's name ends in how many GPUs it has; what counts is the share of one replica
+    unit = re.sub(r"\.\d+x$", "", view["reference"]) or "no known offer"
     yield (
         f"demand {demand}, ready {view['ready']:.2f}, all that bills {view['have']:.2f} "
-        f"(in replicas of {unit})"
+        f"(in replicas on {unit})"
     )
     for rule in others:
         yield f"  {rule['rule']} {rule['replicas']:.2f}: {rule['reason']}"

@@ -215,9 +215,9 @@ def _announce(settings: Settings, places: _Places, base: str) -> None:
         f"machines              {settings.address_block}, ssh port {settings.ssh_port}\n"
         f"time                  {settings.time_factor:g} emulated seconds per second\n"
         f"faults, stock, bill   {base}/_emulator/snapshot\n"
-        "try                   "
-        f"curl -H @<(printf 'Authorization: Bearer '; cat {places.key_file}) "
-        f"{url}/projects/{project_id}/availabilities"
+        "try\n"
+        f"  curl -H @<(printf 'Authorization: Bearer '; cat {places.key_file}) \\\n"
+        f"    {url}/projects/{project_id}/availabilities"
     )
 
 

@@ -98,7 +98,10 @@ async def test_explain_says_which_rule_bound_and_what_the_next_node_costs(desk: 
     await serving(desk, 4.0)
 
     view = await asked(desk)
+    view["reference"] = "l40s-48gb.10x"  # what counts is one replica's share of it
     said = shown(explain_screen(view))
+
+    assert [line for line in said if line.endswith("(in replicas on l40s-48gb)")]
 
     bound = next(rule for rule in view["rules"] if rule["rule"] == view["binding"])
     head = f"{CHAT} {view['figures']['nodes_before']} node"
