@@ -44,6 +44,8 @@ from autoscaler.store.protocol import Store
 
 log = structlog.get_logger(__name__)
 
+_UNREACHED = ("server: ", "warm-up: ")  # stages of verification once the script has finished
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -113,6 +115,17 @@ class NodeRunner:
         """What a node waits for, as last seen."""
         memory = self._memories.get(name)
         return memory.stage if memory is not None else None
+
+    @property
+    def unreached(self) -> list[str]:
+        """Which servers run and are not reached, and why, as last seen."""
+        coming = {node.name for node in self._open if node.state is State.VERIFYING}
+        return [
+            f"{name}: {memory.stage.partition(': ')[2]}"
+            for name, memory in self._memories.items()
+            if name in coming and memory.proven is None and memory.stage is not None
+            if memory.stage.startswith(_UNREACHED)
+        ]
 
     def in_flight(self, name: NodeName) -> int | None:
         """Requests in flight on a draining node, as last seen."""

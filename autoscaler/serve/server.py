@@ -181,6 +181,7 @@ class Server:
         stale = [f"{model}: its policy file vanished" for model in daemon.book.vanished]
         stale += [f"{model}: it has nodes and no policy" for model in daemon.health.stray]
         stale += [growth.held for growth in daemon.book.held.values()]
+        stale += daemon.runner.unreached
         found = (
             daemon.book.error,
             str(daemon.market.trouble) if daemon.market.trouble else None,

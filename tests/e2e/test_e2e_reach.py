@@ -71,11 +71,18 @@ async def test_the_warm_up_sets_out_from_the_gateway(bare: World) -> None:
     async def waits() -> bool:
         return any("waits for the gateway" in str(node["stage"]) for node in await bare.nodes())
 
+    async def is_told() -> bool:
+        trouble = " ".join((await bare.get("/api/v1/status"))["trouble"])
+        return f"{node['name']}: waits for the gateway" in trouble
+
     await bare.until(waits, "a node that runs waits for the gateway")
-    assert await bare.nodes("ready") == []
+    (node,) = await bare.nodes()
+    await bare.until(is_told, "the status says so")
+    assert node["state"] == "verifying"
 
     await bare.start_gateway()
     await bare.ready()
+    assert (await bare.get("/api/v1/status"))["trouble"] == []
 
 
 async def _engine_is_read(there: World) -> bool:
