@@ -31,7 +31,6 @@ from autoscaler.domain.offer import Market, Offer, OfferKey
 from autoscaler.errors import (
     AutoscalerError,
     ConfigError,
-    LeaseLost,
     NodeUnreachable,
 )
 from autoscaler.nodes.adopted import ADOPTED, check, row_of
@@ -327,12 +326,12 @@ async def _each(
         try:
             async with places:
                 return await look(subject)
-        except LeaseLost:
-            raise
         except AutoscalerError as exc:
             return Found(subject.machine, why=str(exc))
 
-    return tuple(await asyncio.gather(*map(one, subjects)))
+    async with asyncio.TaskGroup() as tasks:
+        looks = [tasks.create_task(one(subject)) for subject in subjects]
+    return tuple(look.result() for look in looks)
 
 
 def _address(machine: Machine) -> str:
