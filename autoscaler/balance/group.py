@@ -121,7 +121,7 @@ class BalancerGroup:
         return overlooked(self._presences(model), self._patience.grace, self._boot_s())
 
     def patience_left(self, model: ModelName) -> timedelta | None:
-        """Say for how long from now on a silence holds launches and figures up; None where none does or one for ever."""
+        """Say for how long from now on a silence holds launches and figures up; None where none does, or for ever."""
         return patience_left(self._presences(model), self._patience.grace, self._boot_s())
 
     def why_no_release(self, model: ModelName) -> str | None:

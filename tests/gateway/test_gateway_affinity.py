@@ -164,23 +164,64 @@ def test_lists_in_lists_without_end_are_no_part_of_the_key() -> None:
     assert key_of(Affinity(), {}, b'{"prompt": ' + b"[" * 900 + b"]" * 900 + b"}") is None
 
 
+async def ask(gateway: Any, session: str) -> str:
+    """Which node answers a session."""
+    headers = {"x-session": session}
+    sent = {"model": MODEL, "prompt": "hello"}
+    url = f"{gateway.url}/v1/completions"
+    async with gateway.client.post(url, json=sent, headers=headers) as response:
+        assert response.status == 200
+        return str(response.headers["x-autoscaler-endpoint"])
+
+
 async def test_a_session_stays_on_its_node_until_that_is_full(gateway: Any, engines: Any) -> None:
     await gateway.pool(affinity={"header": "x-session"})
     for name in "abc":
         await gateway.add(name, (await engines()).url, max_inflight=8)
 
-    async def ask(session: str) -> str:
-        headers = {"x-session": session}
-        sent = {"model": MODEL, "prompt": "hello"}
-        url = f"{gateway.url}/v1/completions"
-        async with gateway.client.post(url, json=sent, headers=headers) as response:
-            assert response.status == 200
-            return str(response.headers["x-autoscaler-endpoint"])
-
-    by_session = {session: {await ask(session) for _ in range(4)} for session in "abcdefgh"}
+    by_session = {
+        session: {await ask(gateway, session) for _ in range(4)} for session in "abcdefgh"
+    }
 
     assert all(len(homes) == 1 for homes in by_session.values())
     assert len(set.union(*by_session.values())) > 1
+
+
+async def test_through_the_gateway_a_fifth_of_the_sessions_moves_to_a_fifth_node_and_back(
+    gateway: Any, engine: Any
+) -> None:
+    sessions = [f"session-{number}" for number in range(160)]
+    await gateway.pool(affinity={"header": "x-session"})
+    for name in "abcd":
+        await gateway.add(name, engine.url, max_inflight=8)
+
+    four = [await ask(gateway, session) for session in sessions]
+    await gateway.add("e", engine.url, max_inflight=8)
+    five = [await ask(gateway, session) for session in sessions]
+    await gateway.tell("endpoints/drain", model=MODEL, id="e")
+    four_again = [await ask(gateway, session) for session in sessions]
+
+    moved = [new for old, new in zip(four, five, strict=True) if old != new]
+    assert 0 < len(moved) / len(sessions) <= 1 / 5 + 0.05
+    assert set(moved) == {"e"}
+    assert four_again == four
+
+
+async def test_through_the_gateway_one_hot_session_fills_no_node_beyond_its_bound(
+    gateway: Any, engine: Any
+) -> None:
+    await gateway.pool(affinity={"header": "x-session", "bound": BOUND})
+    for name in "abcd":
+        await gateway.add(name, engine.url, max_inflight=32)
+    engine.gate.clear()
+
+    asked = [asyncio.create_task(ask(gateway, "hot")) for _ in range(40)]
+    pool = await gateway.until(lambda pool: pool["running"] == 40)
+    engine.gate.set()
+    await asyncio.gather(*asked)
+
+    loads = [endpoint["in_flight"] for endpoint in pool["endpoints"].values()]
+    assert max(loads) == ceil(BOUND * 40 / 4)
 
 
 async def test_a_request_that_waited_for_a_place_is_served_wherever_one_is_free(
