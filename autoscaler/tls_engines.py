@@ -24,7 +24,7 @@ def why_no_tls(policy: Policy) -> str | None:
             needed = ".".join(map(str, _SGLANG_SINCE))
             return (
                 f'server.image: found {policy.server.image or "none"}; engine = "sglang" speaks TLS from {needed} '
-                f"on: name such an image, {_OR}"
+                f"on: name such an image (docs/startup-scripts.md), {_OR}"
             )
         case _:
             return (

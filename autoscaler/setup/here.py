@@ -64,7 +64,7 @@ def check_policies(files: PolicyFiles, path: Path) -> list[Finding]:
                 )
             )
         elif driver is not None:
-            found.append(warn(check, driver, "name a preset that fits in server.image"))
+            found.append(warn(check, driver, "write an image that fits into server.image"))
         else:
             found.append(
                 ok(check, f"{policy.engine}, {policy.mode}, at most {policy.nodes.max} nodes")

@@ -21,6 +21,7 @@ from autoscaler.config import Config, Timings
 from autoscaler.domain.money import Money
 from autoscaler.gateway.exposition import render
 from autoscaler.gateway.pools import Pools
+from autoscaler.nodes.startup.presets import presets
 from autoscaler.policy import Policy
 from autoscaler.quantity import parse_size, show_duration
 from autoscaler.serve.metrics import Metrics
@@ -175,3 +176,19 @@ def test_every_command_is_documented_and_no_other() -> None:
     for name in sorted(wanted - named):
         assert name.startswith("cloud ")
         assert f"`{name.removeprefix('cloud ')}`" in text, f"`autoscaler {name}` is not documented"
+
+
+def test_every_preset_is_documented_with_its_driver_its_pin_its_proof_and_its_images() -> None:
+    page = (DOCS / "startup-scripts.md").read_text()
+    rows = {
+        row[0].partition("`")[2].partition("`")[0]: row
+        for line in page.splitlines()
+        if len(row := line.strip("| ").split(" | ")) == 5 and row[0].startswith("`")
+    }
+
+    for preset in (each for kind in presets().values() for each in kind):
+        _, _, driver, pin, checked = rows.pop(preset.name)
+        assert (driver, checked) == (preset.min_driver, preset.checked)
+        assert ("first pull" in pin) == any("@" not in image for image in preset.images.values())
+        assert [image for image in preset.images.values() if f"    {image}" not in page] == []
+    assert rows == {}

@@ -264,6 +264,23 @@ async def test_a_node_that_is_not_what_it_should_be_is_given_up_with_its_last_wo
     assert alive.cloud.vms == {}
 
 
+async def test_a_driver_that_does_not_fit_fails_its_node_within_30_s_of_ssh(alive: Life) -> None:
+    alive.pause_s = TIMINGS.step.total_seconds()
+    alive.prober.verdict = Coming(
+        "driver"
+    )  # the script's first look at the machine, before the pull
+    await alive.add(node())
+    reached = await alive.until(NAME, State.VERIFYING)
+    await alive.steps(NAME, 3)
+
+    why = "driver 535.161.08 is older than 570.26"
+    alive.prober.verdict = VerificationFailed(why)
+    failed = await alive.until(NAME, State.FAILED)
+
+    assert failed.since - reached.since <= seconds(30)
+    assert why in (failed.failure or "")
+
+
 async def test_a_balancer_that_is_down_delays_a_launch_and_does_not_fail_it(
     alive: Life,
 ) -> None:

@@ -245,6 +245,7 @@ async def test_an_old_driver_fails_before_the_pull_and_names_what_would_fit(box:
         "failed driver 1 driver 535.161.08 is older than 570.26, which vllm/vllm-openai:v0.10.2 "
         f"needs; fits driver 535.161.08: preset vllm-0.8.5 ({default_image()})"
     )
+    assert [line.split()[1] for line in box.read("stages").splitlines()] == ["host_key", "driver"]
     assert box.docker("pull") == []
 
 

@@ -129,7 +129,7 @@ def driver_note(policy: Policy) -> str | None:
     if _release(least) <= _release(DOCUMENTED_DRIVER):
         return None
     fitting = [
-        preset.name
+        f"{preset.name} ({', '.join(dict.fromkeys(preset.images.values()))})"
         for preset in presets().get(policy.engine, ())
         if _release(preset.min_driver) <= _release(DOCUMENTED_DRIVER)
     ]
