@@ -34,6 +34,7 @@ _SYSTEM_CONTROL = Path("/run/autoscaler-gateway/control.sock")
 _RUNTIME = Path("run")
 _KEY = "mkinf.key"
 _AUTHORITY = "host_authority"
+_EMULATOR_SSH_PORT = 2222  # unless its --ssh-port says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,13 @@ class Answers:
     def is_system(self) -> bool:
         """Whether a service of the system is being set up."""
         return self.directory.resolve().is_relative_to(_SYSTEM)
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether the cloud is on this host."""
+        if self.url is None:
+            return False
+        return CloudSettings.model_validate({"key_file": "-", "url": self.url}).is_loopback
 
     @property
     def state_dir(self) -> Path:
@@ -216,6 +224,7 @@ def _config(answers: Answers, project: Project) -> str:
         key_file=quoted(str(_SYSTEM_KEY if answers.is_system else key_file)),
         control=quoted(str(_SYSTEM_CONTROL)) if answers.is_system else "",
         host_authority=quoted(str(answers.host_authority)),
+        emulator_ssh_port=_EMULATOR_SSH_PORT if answers.is_emulated else None,
         owner=quoted(secrets.token_hex(4)),
         sources=_list(answers.sources),
     )

@@ -73,6 +73,7 @@ async def test_by_options_alone_it_writes_a_deployment_that_rents_nothing_yet(de
     assert config.cloud.project == PROJECTS[0].id
     assert config.firewall.sources == ("203.0.113.5/32",)
     assert policy.mode is Mode.SHADOW
+    assert config.ssh.port == 2222  # of the emulator's machines
     assert client_key(config.ssh_key_file, "ed25519").get_algorithm() == "ssh-ed25519"
     assert mode(new / "state/ssh_key") == mode(config.host_authority_file) == 0o600
     assert config.host_authority_file == new / "host_authority"  # outlives the state
@@ -225,6 +226,7 @@ def test_for_a_service_paths_are_those_of_its_units(desk: Desk) -> None:
     assert config["state_dir"] == "/var/lib/autoscaler"
     assert config["cloud"]["key_file"] == shown["cloud"]["key_file"]
     assert config["gateway"] == shown["gateway"]
+    assert "port" not in config["ssh"]
     assert files[Path("mkinf.key")] == NewFile(f"{ACCESS_KEY}\n".encode(), 0o600)
     assert files[Path("/var/lib/autoscaler/ssh_key")].mode == 0o600
 
