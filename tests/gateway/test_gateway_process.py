@@ -165,10 +165,10 @@ async def test_a_killed_gateway_serves_at_once_when_it_returns(
 
 async def test_readiness_and_stopping_are_told_to_systemd(tmp_path: Path, port: int) -> None:
     heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    heard.bind(str(tmp_path / "notify.sock"))
+    heard.bind(f"\0{tmp_path}")  # a name without a file, which systemd writes with an @
     heard.setblocking(False)
     loop = asyncio.get_running_loop()
-    environ = {"NOTIFY_SOCKET": str(tmp_path / "notify.sock"), "WATCHDOG_USEC": "200000"}
+    environ = {"NOTIFY_SOCKET": f"@{tmp_path}", "WATCHDOG_USEC": "200000"}
     facts: list[str] = []
     with heard:
         async with process(tmp_path, port, **environ) as running, asyncio.timeout(20):

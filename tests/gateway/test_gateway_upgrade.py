@@ -162,6 +162,16 @@ async def asking(processes: Processes) -> AsyncIterator[list[bool]]:
         await asyncio.wait((task,))
 
 
+def ancestors(pid: int) -> list[int]:
+    """The parent of a process, that one's parent, and so on."""
+    found: list[int] = []
+    while pid > 1:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        pid = int(stat.rpartition(")")[2].split()[1])
+        found.append(pid)
+    return found
+
+
 async def test_256_streams_outlive_an_upgrade_and_nobody_is_refused_meanwhile(
     processes: Processes, engines: Any
 ) -> None:
@@ -216,17 +226,19 @@ async def test_a_signal_starts_the_next_process_by_itself(
             async with asyncio.timeout(DEADLINE_S):
                 while not facts[-1].startswith("MAINPID="):
                     facts += (await loop.sock_recv(heard, 1000)).decode().splitlines()
+            successor = int(facts[-1].removeprefix("MAINPID="))
+            above = ancestors(successor)
             await processes.until_replaced(before)
             answered = await processes.ask()
             async with asyncio.timeout(DEADLINE_S):
                 code = await old.wait()
             state = await processes.pool()
         finally:
-            successor = int(facts[-1].removeprefix("MAINPID=") or 0)
-            if successor:
-                os.kill(successor, signal.SIGKILL)
+            if facts[-1].startswith("MAINPID="):
+                os.kill(int(facts[-1].removeprefix("MAINPID=")), signal.SIGKILL)
 
     assert successor != old.pid
+    assert old.pid not in above  # it is the service manager's child, which hears of its end
     assert answered
     assert code == 0
     assert state["endpoints"]["a"]["state"] == "active"
