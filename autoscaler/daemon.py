@@ -19,6 +19,7 @@ from autoscaler.brakes.proof import Proof
 from autoscaler.clock import Clock, SystemClock
 from autoscaler.cloud.mkinf.listed import listed_offers
 from autoscaler.cloud.mkinf.prices import load_prices
+from autoscaler.cloud.watched import WatchedCloud
 from autoscaler.cloud_check import CloudCheck
 from autoscaler.config import Config
 from autoscaler.domain.ids import ModelName
@@ -31,6 +32,8 @@ from autoscaler.errors import (
 )
 from autoscaler.growth import GrowthGuard, dearest_of
 from autoscaler.health import Health
+from autoscaler.lag import LoopLag
+from autoscaler.lease_keeping import keep
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.firewall import FirewallGate
 from autoscaler.nodes.inventory import Owner
@@ -71,6 +74,7 @@ class Daemon:
         self._open_outside = outside
         self.clock: Clock = clock or SystemClock()
         self.health = Health()
+        self.lag = LoopLag(self.clock)
         self.book = PolicyBook(
             config.policies,
             emulated=config.cloud.is_loopback,
@@ -111,9 +115,11 @@ class Daemon:
                     await feed.close()
 
     def _build(self, outside: Outside) -> None:
-        config, clock, store, cloud = self.config, self.clock, outside.store, outside.cloud
+        config, clock, store = self.config, self.clock, outside.store
         balancers, reach = outside.balancers, outside.reach
         holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.metrics = Metrics()
+        cloud = WatchedCloud(outside.cloud, self.metrics.alarms.cloud_called)
         self._outside, self._reach = outside, reach
         self.store, self.cloud, self.balancers = store, cloud, balancers
         self.leases = Leases(store, holder, clock)
@@ -136,7 +142,6 @@ class Daemon:
             manage=config.firewall.manage and config.way != "tunnel",
         )
         self._pins = ImagePins(store)
-        self.metrics = Metrics()
         launcher = Launcher(
             store,
             cloud,
@@ -167,6 +172,7 @@ class Daemon:
                 changed=self._node_changed,
                 cut=self.metrics.requests_cut,
                 settling=self.metrics.settling_time,
+                disagreed=self.metrics.alarms.balancer_disagreed,
             )
         )
         self.sweeper = Sweeper(
@@ -267,6 +273,7 @@ class Daemon:
             await feed.close()
 
     async def _run_parts(self) -> None:
+        renew = self.config.timings.lease_renew
         await self.sweeping.count_start()
         reload = partial(self.wakes.now, "policies")
         self._outside.on_signals(self.stop, reload)
@@ -279,7 +286,8 @@ class Daemon:
                 await self.uptake.take_up()
                 tasks.create_task(face.run(), name="serve")
                 for name, part in (
-                    ("leases", self._keep_leases),
+                    ("leases", lambda: keep(self.leases, self.wakes, renew, self.health)),
+                    ("lag", self.lag.watch),
                     ("market", self._read_market),
                     ("cloud", self._check_cloud),
                     ("sweep", lambda: self.sweeping.run(self.runner, tasks)),
@@ -338,18 +346,6 @@ class Daemon:
         self.uptake.want_ports()
 
     # loops
-
-    async def _keep_leases(self) -> None:
-        self.wakes.every("leases", self.config.timings.lease_renew)
-        while True:
-            await self.wakes.wait("leases")
-            try:
-                lost = await self.leases.renew_all()
-            except StoreUnavailable as exc:
-                log.error("leases_not_renewed", why=str(exc))
-                continue
-            for model in lost:
-                log.error("lease_lost", model=model)
 
     async def _move_nodes(self) -> None:
         await self.check.known.wait()

@@ -26,6 +26,7 @@ class Health:
     payment_trouble: str | None = None
     payment_until_s: float = 0.0
     way_trouble: str | None = None
+    store_trouble: str | None = None
     stray: tuple[ModelName, ...] = ()
 
     def forbidden(self) -> str | None:

@@ -46,7 +46,7 @@ class DrainEvidence:
             # A balancer restarted: what it was told may be forgotten, what it counts began anew.
             self.incarnations = incarnations
             self.forget()
-        if not _none_takes_new(node, seen):
+        if not none_takes_new(node, seen):
             self.why = "a balancer still gives it new requests"
             self.forget()
             return
@@ -83,7 +83,8 @@ class DrainEvidence:
         self.removed = False
 
 
-def _none_takes_new(node: Node, seen: Sequence[PoolReport]) -> bool:
+def none_takes_new(node: Node, seen: Sequence[PoolReport]) -> bool:
+    """Whether no balancer may place new requests at any endpoint of the node."""
     return all(
         server is None or server.state is ServerState.DRAINING
         for report in seen

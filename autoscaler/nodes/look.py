@@ -24,7 +24,7 @@ from autoscaler.errors import (
 )
 from autoscaler.nodes import register
 from autoscaler.nodes.absence import AbsenceProof
-from autoscaler.nodes.drain import DrainEvidence
+from autoscaler.nodes.drain import DrainEvidence, none_takes_new
 from autoscaler.nodes.inventory import implausible
 from autoscaler.nodes.lifecycle import Sighting
 from autoscaler.nodes.listing import InventoryFeed
@@ -52,6 +52,7 @@ class NodeMemory:
     stage: str | None = None
     proven: Proven | None = None
     serving: bool = False
+    disagrees: bool = False  # a balancer lists it otherwise than recorded, as last seen
     unlisted_since_s: float | None = None
     drain_overdue: bool = False
     cut_told: bool = False  # a balancer that is away then is told again and again, people once
@@ -100,6 +101,7 @@ class Looker:
     ) -> Sighting:
         """See what the node's state asks for."""
         memory.serving = node.state in (State.READY, State.DRAINING)
+        memory.disagrees = False
         if memory.judged_in is not node.state:
             # What was held against it before it drained, or before it came back, no longer counts.
             memory.judged_in, memory.next_probe_s = node.state, 0.0
@@ -218,6 +220,7 @@ class Looker:
     ) -> Sighting:
         known = await self._ask(node, timedelta(0))
         registered = known is None or register.is_known(node, known.reports)
+        memory.disagrees = not registered
         if memory.condemned is not None:
             return Sighting(fault=memory.condemned, registered=registered)
         machine, absent = await self._machine(node, memory)
@@ -251,9 +254,8 @@ class Looker:
         if at_s < memory.next_probe_s:
             return
         memory.next_probe_s = at_s + self._timings.liveness.total_seconds()
-        inventory = self._inventory.last
-        listed = inventory is None or not inventory.complete or machine is not None
-        cloud = None if listed else "the cloud does not list it"
+        is_missed = machine is None and self._listing_counts()
+        cloud = "the cloud does not list it" if is_missed else None
         if machine is not None and machine.power is not PowerState.RUNNING:
             cloud = f"the cloud says {machine.raw_state}"
         ailment = await self._prober.ailment(node, policy, offer)
@@ -285,6 +287,7 @@ class Looker:
         if known is not None:
             engine = await self._engine_in_flight(node, policy, known, now)
             memory.drain.witness(node, known.reports, engine, self._clock.boot_s())
+            memory.disagrees = not none_takes_new(node, known.reports)
         if memory.condemned is not None:
             return Sighting(fault=memory.condemned)
         machine, absent = await self._machine(node, memory)
@@ -327,6 +330,7 @@ class Looker:
         patience = self._balancers.patience.absent_after
         known = await self._ask(node, patience) if node.verified_at is not None else Heard(())
         gone = known is not None and register.is_unregistered(node, known.reports)
+        memory.disagrees = known is not None and not gone
         return Sighting(machine=machine, proven_absent=absent, unregistered=gone)
 
     async def _machine(self, node: Node, memory: NodeMemory) -> tuple[Machine | None, bool]:
@@ -347,6 +351,13 @@ class Looker:
             return None, await self._cloud.machine(node.machine_id) is None
         except (CloudUnavailable, SchemaError):
             return None, False
+
+    def _listing_counts(self) -> bool:
+        """Whether what the newest listing lacks speaks against a node: not if it is old, cut or beyond belief."""
+        inventory = self._inventory.last
+        if inventory is None or not inventory.complete or self._inventory.is_failing:
+            return False
+        return not implausible(inventory, self._known(), self._inventory.confirmed_absent)
 
     async def _list(self, wait: timedelta | None = None) -> Inventory | None:
         try:

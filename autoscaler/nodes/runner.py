@@ -46,6 +46,8 @@ log = structlog.get_logger(__name__)
 
 _UNREACHED = ("server: ", "warm-up: ")  # stages of verification once the script has finished
 
+_TOLD_BY = timedelta(seconds=30)  # by then balancers that answer have what was just recorded
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -66,6 +68,8 @@ class Parts:
     changed: Callable[[Node, Node], None]  # told of every recorded change of state
     cut: Callable[[ModelName], None] = lambda model: None  # told of every drain that cut requests
     settling: Callable[[timedelta], None] = lambda length: None  # told of the settling time in use
+    # told of every look at a node that a balancer lists otherwise than recorded
+    disagreed: Callable[[ModelName], None] = lambda model: None
 
 
 class NodeRunner:
@@ -242,6 +246,8 @@ class NodeRunner:
             node = await self._first_look(node)
         judged_at = self._ages.instant(node)
         seen = await self._looker.look(node, policy, offer, memory, judged_at)
+        if memory.disagrees and judged_at - node.since >= _TOLD_BY:
+            self._parts.disagreed(node.model)
         step = next_step(node, seen, self._rules(policy), judged_at)
         await self._alarm(node, step, memory, judged_at)
         now = self._parts.clock.now()

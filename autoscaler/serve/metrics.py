@@ -22,6 +22,7 @@ from autoscaler.domain.plan import Plan
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.inventory import Findings
 from autoscaler.policy import Policy
+from autoscaler.serve.alarms import Alarms, Condition
 from autoscaler.store.protocol import Ledger
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not annotate it
@@ -35,6 +36,7 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        self.alarms = Alarms(registry)
         model = ("model",)
 
         def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
@@ -94,6 +96,10 @@ class Metrics:
             buckets=_BOOT_EDGES_S,
             registry=registry,
         )
+        self._per_model = (
+            *(self._demand, self._want, self._ready, self._held, self._shortfall, self._passed),
+        )
+        self._shown: frozenset[str] = frozenset()
 
     def decided(self, policy: Policy, decision: Decision, plan: Plan) -> None:
         """A pass settled on something."""
@@ -116,6 +122,8 @@ class Metrics:
 
     def node_changed(self, before: Node, after: Node) -> None:
         self._changes.labels(after.model, after.state).inc()
+        if after.state is State.FAILED and before.state is not State.FAILED:
+            self.alarms.node_failed(after)
         if after.state is State.READY and before.ready_at is None:
             self._boot_s.labels(after.model).observe(
                 (after.since - after.created_at).total_seconds()
@@ -142,8 +150,9 @@ class Metrics:
 
     def page(
         self,
-        ledger: Ledger,
+        ledger: Ledger | None,
         feed: MarketFeed,
+        condition: Condition,
         *,
         safe_mode: bool,
         overdue_drains: int,
@@ -151,17 +160,27 @@ class Metrics:
         tunnels_away: bool,
         now: datetime,
     ) -> bytes:
-        """The page, with the figures that are read from the store at this moment."""
+        """The page, with the figures that are read from the store at this moment; None while it cannot be read."""
+        self.alarms.show(condition)
+        if condition.models is not None:
+            self._forget({one.model for one in condition.models})
         self._safe.set(safe_mode)
         self._overdue.set(overdue_drains)
         self._absent.set(absent_balancers)
         self._tunnels.set(tunnels_away)
         if feed.age is not None:
             self._market.set(feed.age.total_seconds())
+        if ledger is not None:
+            self._tell(ledger, now)
+        return generate_latest(self.registry)
+
+    def _tell(self, ledger: Ledger, now: datetime) -> None:
+        """What exists and what it costs."""
         self._nodes.clear()
         for (model, state), count in Tally((n.model, n.state) for n in ledger.nodes).items():
             self._nodes.labels(model, state).set(count)
-        self._rate.clear()
+        for per_model in (self._rate, self._today, self._month):
+            per_model.clear()
         models = {node.model for node in ledger.nodes} | set(ledger.closed_month)
         for model in models:
             rate = sum(float(n.price_per_hour.usd) for n in ledger.nodes if n.model == model)
@@ -170,4 +189,12 @@ class Metrics:
             self._month.labels(model).set(float(ledger.spent_month(model).usd))
         leaving = [n.since for n in ledger.nodes if n.state is State.TERMINATING]
         self._stuck.set((now - min(leaving)).total_seconds() if leaving else 0)
-        return generate_latest(self.registry)
+
+    def _forget(self, models: set[ModelName]) -> None:
+        """Say no more of a model whose policy was taken away: its last pass would look like one that stands still."""
+        for model in self._shown - models:
+            for figure in self._per_model:
+                figure.remove(model)
+        for model in models:
+            self._cuts.labels(model)  # from 0 on, so that the first one is an increase
+        self._shown = frozenset(models)

@@ -26,6 +26,7 @@ from autoscaler.policies import find_model
 from autoscaler.rise import risen, with_rise
 from autoscaler.serve.adopting import Adoptions
 from autoscaler.serve.glance import glance, plan_figures
+from autoscaler.serve.scrape import scrape
 from autoscaler.serve.verbs import Verbs
 from autoscaler.serve.views import Json, shadow_view
 from autoscaler.serve.witness import witness
@@ -95,17 +96,7 @@ class Server:
     # reading
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        daemon = self._daemon
-        now = daemon.clock.now()
-        page = daemon.metrics.page(
-            await daemon.store.ledger(now),
-            daemon.market,
-            safe_mode=daemon.health.safe_mode,
-            overdue_drains=daemon.runner.overdue_drains,
-            absent_balancers=len(daemon.balancers.troubles),
-            tunnels_away=daemon.health.way_trouble is not None,
-            now=now,
-        )
+        page = await scrape(self._daemon)
         return web.Response(body=page, content_type="text/plain", charset="utf-8")
 
     async def _healthz(self, request: web.Request) -> web.Response:

@@ -15,9 +15,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from autoscaler.act import Limits
 from autoscaler.clock import SystemClock
 from autoscaler.cloud.protocol import Cloud
-from autoscaler.config import Config
+from autoscaler.cloud.watched import Outcome
+from autoscaler.config import Config, LimitSettings
 from autoscaler.daemon import Daemon
 from autoscaler.domain.decision import Decision, Verdict
 from autoscaler.domain.ids import DecisionId, IntentId, ModelName, NodeName
@@ -29,6 +31,7 @@ from autoscaler.gateway.exposition import render
 from autoscaler.gateway.pools import Pools
 from autoscaler.gateway.settings import PoolSettings
 from autoscaler.health import Health
+from autoscaler.lag import LoopLag
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.inventory import Findings
 from autoscaler.policy import Policy
@@ -44,6 +47,7 @@ CONFIG = ROOT / "deploy" / "prometheus" / "prometheus.yml"
 MODEL = ModelName("org/chat-8b")
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 POLICY = Policy.model_validate({"schema": 1, "model": MODEL, "engine": "vllm"})
+LIMITS = Limits(LimitSettings.model_validate({"usd_per_month": 100}), {MODEL: POLICY})
 ENGINE_PAGE = "# HELP vllm:num_requests_running Running.\n# TYPE vllm:num_requests_running gauge\n"
 
 
@@ -84,6 +88,9 @@ def used() -> Metrics:
     metrics.pass_failed(MODEL, "CloudUnavailable")
     metrics.node_changed(_coming(ready), ready)
     metrics.requests_cut(MODEL)
+    metrics.alarms.cloud_called("delete", Outcome.KEY_REFUSED)
+    metrics.alarms.balancer_disagreed(MODEL)
+    metrics.alarms.node_failed(replace(ready, failure="host-key: another one"))
     metrics.swept(Findings())
     metrics.reloaded(ok=True)
     return metrics
@@ -128,9 +135,12 @@ async def daemons_http(folder: Path, url: str) -> AsyncIterator[str]:
         metrics=used(),
         market=MarketFeed(cast(Cloud, None), store, clock),  # never asked
         health=Health(),
+        lag=LoopLag(clock),
+        leases=SimpleNamespace(models={MODEL}),
+        reconciler=SimpleNamespace(last={}, limits=lambda: LIMITS),
         views=Views(store, clock),
         book=SimpleNamespace(policies={MODEL: POLICY}),
-        runner=SimpleNamespace(overdue_drains=0),
+        runner=SimpleNamespace(overdue_drains=0, held=None),
         balancers=SimpleNamespace(troubles=()),
     )
     server = Server(cast(Daemon, daemon))
