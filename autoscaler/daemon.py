@@ -183,6 +183,7 @@ class Daemon:
             clock,
             config.timings,
             Owner(config.cloud.prefix, config.cloud.owner, config.cloud.owner_is_derived),
+            balancers.in_traffic,
         )
         self.sweeping = SweepRounds(
             sweeper=self.sweeper,

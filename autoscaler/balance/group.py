@@ -24,7 +24,7 @@ from autoscaler.balance.presence import (
     patience_left,
     why_no_release,
 )
-from autoscaler.balance.protocol import Balancer, Pool, PoolReport
+from autoscaler.balance.protocol import Balancer, Pool, PoolReport, ServerState
 from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.domain.node import CLOSED, Endpoint, Node
 from autoscaler.errors import BalancerUnavailable
@@ -115,6 +115,21 @@ class BalancerGroup:
             if answer is None and member.balancer.name not in ignored:
                 raise BalancerUnavailable(member.trouble or f"{member.balancer.name}: no answer")
         return Heard(tuple(a for a in answers if a is not None), ignored)
+
+    async def in_traffic(self, models: Sequence[ModelName]) -> frozenset[NodeName]:
+        """The nodes of these models that a balancer sends to, or that still have requests: known to us or not.
+
+        Of a balancer that does not answer nothing is known, so nothing is said.
+        """
+        pairs = [(member, model) for member in self._members for model in models]
+        reports = await asyncio.gather(*(self._report(*pair) for pair in pairs))
+        return frozenset(
+            node_of(server.endpoint_id)
+            for report in reports
+            if report is not None
+            for server in report.servers
+            if server.state is not ServerState.DOWN
+        )
 
     def overlooked(self, model: ModelName) -> frozenset[str]:
         """Name those whose silence holds up no launch any more."""

@@ -16,6 +16,7 @@ from autoscaler.domain.machine import Inventory, Machine, PowerState
 from autoscaler.domain.node import CLOSED, Node, State
 from autoscaler.store.protocol import Orphan
 
+_CHOOSE = "was the store lost? `autoscaler adopt` takes them over, `autoscaler sweep --confirm` lets them be deleted"
 _SMALL = 2  # a guard's share never forbids this few
 # A machine that boots may lag in the listing, and one that terminates should leave it.
 _ESTABLISHED = frozenset({State.VERIFYING, State.READY, State.DRAINING, State.FAILED})
@@ -171,17 +172,28 @@ def implausible(
 
 def _guard(findings: Findings, rows: Sequence[Node], ours: int) -> str | None:
     confirm = "run `autoscaler sweep --confirm` if it is right"
-    choose = "was the store lost? `autoscaler adopt` takes them over, `autoscaler sweep --confirm` lets them be deleted"
     doomed = len(findings.surplus) + len(findings.expired)
     checks = (
         (len(findings.absent), len(_known(rows)), 30, "of our known machines are absent", confirm),
-        (len(findings.orphans), ours, 30, "of our listed machines are unknown", choose),
+        (len(findings.orphans), ours, 30, "of our listed machines are unknown", _CHOOSE),
         (doomed, ours, 10, "machines would be deleted", confirm),
     )
     for count, total, percent, what, do in checks:
         if count > max(_SMALL, total * percent // 100):
             return f"{count} {what} ({total} in all): {do}"
     return None
+
+
+def holding_traffic(findings: Findings, in_traffic: Set[NodeName]) -> Findings:
+    """The same, held when a balancer sends to a machine that no row knows: the store was lost, or is an old copy.
+
+    However few they are. To delete one would cut its requests, since no drain can begin without a row.
+    """
+    serving = [one.name for one in findings.orphans if NodeName(one.name) in in_traffic]
+    if not serving or findings.held is not None:
+        return findings
+    what = "a machine" if len(serving) == 1 else f"{len(serving)} machines"
+    return _holding(findings, f"balancers send to {what} of ours that no row knows: {_CHOOSE}")
 
 
 def _holding(findings: Findings, why: str) -> Findings:

@@ -7,7 +7,7 @@ it out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -16,7 +16,15 @@ import structlog
 from autoscaler.clock import Clock
 from autoscaler.cloud.protocol import Cloud
 from autoscaler.config import Timings
-from autoscaler.domain.ids import DecisionId, IntentId, ModelName, NodeName, parse_name, slug
+from autoscaler.domain.ids import (
+    DecisionId,
+    IntentId,
+    MachineId,
+    ModelName,
+    NodeName,
+    parse_name,
+    slug,
+)
 from autoscaler.domain.machine import Disk, Inventory, Machine
 from autoscaler.domain.money import ZERO, Money
 from autoscaler.domain.node import CLOSED, Node, NodeEvent, State
@@ -29,13 +37,14 @@ from autoscaler.errors import (
     SchemaError,
     StoreUnavailable,
 )
-from autoscaler.nodes.inventory import Findings, Owner, compare
+from autoscaler.nodes.inventory import Findings, Owner, compare, holding_traffic
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.listing import InventoryFeed
-from autoscaler.store.protocol import Store
+from autoscaler.store.protocol import Orphan, Store
 
 log = structlog.get_logger(__name__)
 
+_SIGHT_KEPT_S = 3600.0  # of an orphan that no listing shows any more
 ORPHANS_MODEL = ModelName("orphans")  # the lease and the rows of machines that no policy claims
 
 
@@ -51,7 +60,9 @@ class Sweeper:
         clock: Clock,
         timings: Timings,
         mark: Owner,
+        in_traffic: Callable[[Sequence[ModelName]], Awaitable[frozenset[NodeName]]] | None = None,
     ) -> None:
+        """`in_traffic` says which nodes of some models balancers send to; None where there are no balancers."""
         self._store = store
         self._cloud = cloud
         self._inventory = inventory
@@ -59,11 +70,12 @@ class Sweeper:
         self._clock = clock
         self._timings = timings
         self._mark = mark
+        self._in_traffic = in_traffic
         self._confirmed = False
+        self._sights: dict[MachineId, tuple[Orphan, float]] = {}
         self._disks_told: frozenset[str] = frozenset()
-        self.gate = (
-            asyncio.Lock()
-        )  # held while several rows appear that a sweep must see all or none of
+        # Held while several rows appear that a sweep must see all or none of.
+        self.gate = asyncio.Lock()
         self.disks_left: tuple[Disk, ...] = ()
         self.findings = Findings()
         self.swept_at: datetime | None = None
@@ -93,16 +105,20 @@ class Sweeper:
             for machine in inventory.machines
             if (parts := parse_name(machine.name)) is not None
         }
+        orphans = await self._store.orphans()
         findings = compare(
             inventory,
             rows,
             attempts,
-            await self._store.orphans(),
+            orphans if not inventory.complete else self._first_sights(orphans),
             self._mark,
             self._timings.orphan_grace,
             now,
             confirmed=self._confirmed,
         )
+        if findings.orphans and self._in_traffic is not None and not self._confirmed:
+            names = await self._in_traffic(tuple(models.values()))
+            findings = holding_traffic(findings, names)
         await self._carry_out(findings, inventory, rows, models, market, now)
         if self._confirmed and findings.held is None:
             self._inventory.confirm_absent(findings.absent)
@@ -112,6 +128,18 @@ class Sweeper:
         self.findings, self.swept_at = findings, now
         await self._clear_disks(rows, now)
         return findings
+
+    def _first_sights(self, stored: Sequence[Orphan]) -> tuple[Orphan, ...]:
+        """Orphans with when they were first seen, those too that a listing has lacked since.
+
+        A listing that leaves one out proves nothing: its grace time would begin anew with every flicker.
+        """
+        at_s = self._clock.boot_s()
+        for orphan in stored:
+            self._sights[orphan.machine_id] = (orphan, at_s)
+        lately_s = at_s - _SIGHT_KEPT_S
+        self._sights = {key: seen for key, seen in self._sights.items() if seen[1] > lately_s}
+        return tuple(orphan for orphan, _ in self._sights.values())
 
     async def _carry_out(
         self,

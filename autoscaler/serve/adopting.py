@@ -99,8 +99,8 @@ class Adoptions:
         if len(rows) < len(found):
             grace = show_duration(self._daemon.config.timings.orphan_grace)
             lines.append(
-                f"{len(found) - len(rows)} cannot be taken over. Once the sweep is no longer held, what stays unknown "
-                f"is deleted {grace} after this adoption."
+                f"{len(found) - len(rows)} cannot be taken over. What stays unknown is held while a balancer sends to "
+                f"it, and else deleted {grace} after this adoption."
             )
         foreign = sorted({m.name for m in self._daemon.sweeper.findings.foreign})
         if foreign:

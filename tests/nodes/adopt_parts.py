@@ -13,6 +13,7 @@ from typing import cast
 
 import asyncssh
 
+from autoscaler.balance.group import BalancerGroup
 from autoscaler.domain.machine import Machine
 from autoscaler.domain.node import Node, State
 from autoscaler.errors import NodeUnreachable
@@ -161,7 +162,14 @@ def abandoned(life: Life, folder: Path) -> Abandoned:
     access, waiting = AirAccess(), Waiting(life)
     mark = Owner("as1", OWNER)
     sweeper = Sweeper(
-        life.store, life.cloud, life.inventory, life.leases, life.clock, TIMINGS, mark
+        life.store,
+        life.cloud,
+        life.inventory,
+        life.leases,
+        life.clock,
+        TIMINGS,
+        mark,
+        BalancerGroup([life.balancer], life.clock.boot_s).in_traffic,
     )
     adopter = Adopter(
         store=life.store,

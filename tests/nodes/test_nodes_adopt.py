@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from autoscaler.balance.protocol import ServerReport, ServerState
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.machine import Machine
 from autoscaler.domain.money import Money
@@ -84,6 +85,44 @@ async def test_all_rows_appear_between_two_sweeps_and_nothing_is_deleted(left: A
     assert after.held is None
     assert len(after.orphans) == 1  # its grace time begins anew
     assert left.life.cloud.sent("delete") == []
+
+
+@pytest.mark.parametrize("state", ServerState)
+async def test_even_one_machine_is_held_while_a_balancer_sends_to_it(
+    left: Abandoned, state: ServerState
+) -> None:
+    machine, _ = await left.machine(1)
+    balancer = left.life.balancer
+    balancer.servers[machine.name] = ServerReport(machine.name, "http://x", state, 0, 0)
+
+    first = await left.sweeper.sweep(SLUGS, None)
+    left.life.clock.move(TIMINGS.orphan_grace.total_seconds() + 1)
+    await left.life.leases.renew_all()
+    last = await left.sweeper.sweep(SLUGS, None)
+    rows = [row.state for row in await left.rows()]
+
+    if state is ServerState.DOWN:  # nobody is served by it
+        assert (first.held, last.held, rows) == (None, None, [State.TERMINATING])
+    else:
+        assert "send to a machine of ours that no row knows" in (first.held or "")
+        assert "`autoscaler adopt`" in (last.held or "")
+        assert rows == []
+        assert await adopt(left) == {machine.name: ""}
+        assert (await left.sweeper.sweep(SLUGS, None)).held is None
+
+
+async def test_a_person_may_give_up_what_a_balancer_sends_to(left: Abandoned) -> None:
+    machine, _ = await left.machine(1)
+    up = ServerReport(machine.name, "http://x", ServerState.UP, 0, 0)
+    left.life.balancer.servers[machine.name] = up
+    await left.sweeper.sweep(SLUGS, None)
+    left.life.clock.move(TIMINGS.orphan_grace.total_seconds() + 1)
+    await left.life.leases.renew_all()
+
+    left.sweeper.confirm()
+    await left.sweeper.sweep(SLUGS, None)
+
+    assert [row.state for row in await left.rows()] == [State.TERMINATING]
 
 
 Break = Callable[[Abandoned, Machine, AirHost], Awaitable[None]]
