@@ -109,6 +109,24 @@ async def test_an_endpoint_that_the_elder_has_filled_is_full_for_the_younger(
     assert engine.most_running == 2
 
 
+async def test_an_elder_does_not_take_its_own_streams_for_the_youngers(
+    gateway: Any, engine: Any, start: Start
+) -> None:
+    engine.gate.clear()
+    await gateway.add("a", engine.url, max_inflight=1)
+    asked = [asyncio.create_task(gateway.chat(stream=True)) for _ in range(2)]
+    await gateway.until(lambda pool: pool["running"] == 1 and pool["waiting"] == 1)
+
+    async with successor(start, gateway) as younger:
+        await younger.until(lambda pool: pool["running"] == 1)
+        await younger.add("a", engine.url, max_inflight=2)
+        await younger.until(lambda pool: pool["running"] == 2)
+        engine.gate.set()
+        answers = await asyncio.gather(*asked)
+
+    assert [status for status, _, _ in answers] == [200] * 2
+
+
 async def test_a_kept_connection_is_served_once_more_and_told_to_close(
     gateway: Any, engine: Any, start: Start
 ) -> None:
