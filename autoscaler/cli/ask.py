@@ -91,7 +91,9 @@ async def own_store(config: Config) -> AsyncIterator[SqliteStore]:
         StoreUnavailable: a daemon that does not answer holds the file, or there is no store.
     """
     if not config.store_file.exists():
-        raise StoreUnavailable(f"{config.store_file}: no store yet: no daemon has run here")
+        raise StoreUnavailable(
+            f"{config.store_file}: no store yet: no daemon has run here: start it with `autoscaler run`"
+        )
     store = SqliteStore.open(config.store_file, wait=config.timings.store_wait)
     try:
         yield store

@@ -31,6 +31,7 @@ from autoscaler.emulator.server import (
 )
 from autoscaler.emulator.settings import Settings
 from autoscaler.emulator.switches import Switches, parse_switch
+from autoscaler.terminal import say_error
 
 TEMPORARY_PREFIX = "mkinf-emulator-"
 LOCK_NAME = "held"
@@ -110,7 +111,7 @@ def emulator(
             )
             asyncio.run(_serve(settings, machines, places, host, port))
     except (CatalogueInvalid, FaultInvalid, ListenFailed, ValueError, OSError) as exc:
-        typer.echo(f"autoscaler emulator: {exc}", err=True)
+        say_error("autoscaler emulator", exc)
         raise typer.Exit(2) from exc
 
 

@@ -15,6 +15,7 @@ from autoscaler.errors import ConfigError
 from autoscaler.gateway.front_file import read_front
 from autoscaler.gateway.listen import listen_address
 from autoscaler.gateway.settings import MIB, GatewaySettings
+from autoscaler.terminal import say_error
 
 _DEFAULT = GatewaySettings()
 
@@ -132,7 +133,7 @@ def gateway(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     except ConfigError as exc:
-        typer.echo(f"autoscaler gateway: {exc}", err=True)
+        say_error("autoscaler gateway", exc)
         raise typer.Exit(2) from exc
 
 

@@ -14,6 +14,7 @@ import typer
 
 from autoscaler.errors import ConfigError
 from autoscaler.gateway.open_files import connections_that_fit, say_if_bounded
+from autoscaler.terminal import say_error
 from autoscaler.tunnels.values import TunnelsSettings
 
 _DEFAULT = TunnelsSettings()
@@ -61,7 +62,7 @@ def tunnels(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     except ConfigError as exc:
-        typer.echo(f"autoscaler tunnels: {exc}", err=True)
+        say_error("autoscaler tunnels", exc)
         raise typer.Exit(2) from exc
 
 

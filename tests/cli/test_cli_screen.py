@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -47,7 +54,7 @@ def test_no_line_is_wider_than_the_screen(
 def test_no_paragraph_is_wider_than_the_screen(text: str, width: int) -> None:
     screen = Screen(width)
 
-    lines = [*screen.paragraph(text), *screen.parts((text, "and", text))]
+    lines = [*screen.paragraph(text), *screen.parts((text, "and", text)), *screen.prose(text)]
 
     assert all(line.cell_len <= width for line in lines)
 
@@ -115,3 +122,37 @@ def test_there_are_colours_only_on_a_terminal_that_wants_them(
 
     assert isinstance(console.file, io.StringIO)
     assert ("\x1b[31m" in console.file.getvalue()) is coloured
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("validate", "--config", "none.toml"), "error: none.toml: cannot be read: "),
+        (("emulator", "--listen", "0.0.0.0:1"), "autoscaler emulator: cannot listen on "),
+    ],
+)
+def test_an_error_is_broken_between_words_at_the_terminals_width(
+    tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+
+    subprocess.run(
+        [sys.executable, "-m", "autoscaler", *words],
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment | {"TERM": "xterm", "NO_COLOR": "1"},
+        timeout=120,
+        check=False,
+    )
+    os.close(theirs)
+    lines = os.read(ours, 8192).decode().splitlines()
+    os.close(ours)
+
+    assert lines[0].startswith(said)
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 60
+    assert all(line.startswith("  ") for line in lines[1:])
