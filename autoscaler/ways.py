@@ -9,7 +9,8 @@ import structlog
 
 from autoscaler.clock import Clock
 from autoscaler.config import Config
-from autoscaler.domain.ids import ModelName
+from autoscaler.domain.ids import ModelName, NodeName
+from autoscaler.domain.node import CLOSED
 from autoscaler.errors import StoreUnavailable
 from autoscaler.health import Health
 from autoscaler.nodes.host_authority import open_host_authority
@@ -77,8 +78,14 @@ async def tend(reach: Reach, store: Store, health: Health, clock: Clock, every: 
     while True:
         try:
             nodes = await store.nodes()
-            await reach.tend({endpoint.id for node in nodes for endpoint in node.endpoints})
+            wanted = {endpoint.id for node in nodes for endpoint in node.endpoints}
+            await reach.tend(wanted, lambda name: _is_closed(store, name))
             health.way_trouble = reach.trouble
         except StoreUnavailable as exc:
             log.warning("ways_not_tended", why=str(exc))
         await clock.sleep(every.total_seconds())
+
+
+async def _is_closed(store: Store, name: NodeName) -> bool:
+    row = await store.node(name)
+    return row is not None and row.state in CLOSED

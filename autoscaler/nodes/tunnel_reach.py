@@ -7,7 +7,7 @@ the two was restarted, or when.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from autoscaler.clock import Clock
-from autoscaler.domain.ids import ModelName
+from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.domain.machine import Machine
 from autoscaler.domain.node import Endpoint, Node, State
 from autoscaler.errors import NodeUnreachable, ReachUnavailable
@@ -107,16 +107,24 @@ class TunnelReach:
         """None: only SSH is used, which is open (`Reach`)."""
         return ()
 
-    async def tend(self, wanted: Collection[str]) -> None:
+    async def tend(
+        self, wanted: Collection[str], is_closed: Callable[[NodeName], Awaitable[bool]]
+    ) -> None:
         """Look whether the process answers, and remove tunnels of nodes that are no more.
 
         Args:
             wanted: the ids of all endpoints of nodes that are not closed. A tunnel goes when two looks in a row found
                 it unwanted: one may have been put while the nodes were read.
+            is_closed: whether a node is recorded as gone. The tunnel of one that no row knows stays: the store may
+                have been lost, and requests go on through it.
+
+        Raises:
+            StoreUnavailable: `is_closed` could not be asked.
         """
         try:
             listed = await self._listing()
-            unwanted = {name for name in listed if name.startswith(self.mark)} - set(wanted)
+            left = {name for name in listed if name.startswith(self.mark)} - set(wanted)
+            unwanted = {name for name in left if await is_closed(NodeName(name.partition(".")[0]))}
             for name in sorted(unwanted & self._unwanted):
                 await self.client.remove(name)
                 self._known_at_s = None

@@ -30,9 +30,11 @@ class Adoptions:
         self._daemon = daemon
         self._adopter = adopter
         self._busy = asyncio.Lock()
+        self._running: asyncio.Task[object] | None = None
 
     def add_to(self, app: web.Application) -> None:
-        """Add the verb and what comes before it."""
+        """Add the verb and what comes before it. One that is under way holds up no stop of the daemon."""
+        app.on_shutdown.append(self._stop)
         app.router.add_post("/api/v1/adopt", handler(self._adopt))
         app.router.add_post("/api/v1/adopt/preview", handler(self._preview))
 
@@ -115,11 +117,15 @@ class Adoptions:
         if self._busy.locked():
             raise ConfigError("another adoption is under way: wait for its end")
         async with self._busy:
-            if model is None:
-                found = await self._adopter.survey(vm)
-            else:
-                found = (await self._vouched(vm, model, _text(body, "host_key")),)
-            done = await self._adopter.take(found, actor)
+            self._running = asyncio.current_task()
+            try:
+                if model is None:
+                    found = await self._adopter.survey(vm)
+                else:
+                    found = (await self._vouched(vm, model, _text(body, "host_key")),)
+                done = await self._adopter.take(found, actor)
+            finally:
+                self._running = None
         rows = [one.node for one in done if one.node is not None]
         for name in sorted({row.model for row in rows}):
             self._daemon.wakes.now(f"model {name}")
@@ -130,6 +136,10 @@ class Adoptions:
             "notes": self._notes(rows),
             "by": actor,
         }
+
+    async def _stop(self, app: web.Application) -> None:
+        if self._running is not None:
+            self._running.cancel()
 
     async def _vouched(self, vm: str | None, model: str, host_key: str | None) -> Found:
         name = find_model(self._daemon.book.policies, model)
