@@ -197,7 +197,7 @@ class _World:
 
     def _prober(self, pins: ImagePins | None) -> Prober:
         cloud = self.config.cloud
-        voucher = Voucher(self.host_authority, f"{cloud.prefix}-{cloud.owner}")
+        voucher = Voucher(self.host_authority, f"{cloud.prefix}-{cloud.owner}", self.key)
         prober = NodeProber(
             self.config, self.nodes, self.clock, self.reach, self.door, pins=pins, voucher=voucher
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -186,6 +186,8 @@ class NodeProber:
     def _ssh(self) -> NodeAccess:
         if self.access is None:
             raise NodeUnreachable("no SSH key yet")
+        if isinstance(self.access, SshAccess) and self.voucher is not None:
+            return replace(self.access, certificate=self.voucher.login(self.clock.now()))
         return self.access
 
     async def _sick_gpus(self, node: Node) -> Ailment | None:

@@ -1,18 +1,21 @@
 """What we leave on a node over its pinned session, so that it can be proven and entered without our store.
 
-Three things, all below what the login may write: the certificate of its host key, the authority's line in
-authorized_keys, and a mark that we were there, which the node's dead-man's switch looks for. Left again at each visit:
-an image's own agent may write authorized_keys anew.
+Four things, all below what the login may write: the certificate of its host key, the authority's line and our client
+key's in authorized_keys, and a mark that we were there, which the node's dead-man's switch looks for. Left again at
+each visit: an image's own agent may write authorized_keys anew.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+import asyncssh
 import structlog
 
 from autoscaler.domain.node import Node
 from autoscaler.nodes.host_authority import HostAuthority
+from autoscaler.nodes.keys import public_line
 from autoscaler.nodes.manifest import manifest_of
 from autoscaler.nodes.shell import NodeShell
 
@@ -29,14 +32,26 @@ put_line() {  # LINE HEAD
     { grep -vF -e "$2" "$keys" 2>/dev/null; printf '%s\\n' "$1"; } >"$keys.new.$$" && mv -f "$keys.new.$$" "$keys"
 }
 """
+# Our client key may have been replaced since: the new one is let in by the authority's certificate, and then instead
+# of the old one. A line of a person's key has another comment, or options before it, and stays.
+_PUT_KEY = r"""
+put_key() {  # LINE
+    keys="$HOME/.ssh/authorized_keys" ours='^ssh-(ed25519|rsa) [A-Za-z0-9+/=]+ autoscaler$'
+    [ "$(grep -E -e "$ours" "$keys" 2>/dev/null)" != "$1" ] || return 0
+    { grep -vE -e "$ours" "$keys" 2>/dev/null; printf '%s\n' "$1"; } >"$keys.new.$$" && mv -f "$keys.new.$$" "$keys"
+}
+"""
 _VISIT = f"""
 umask 077
 {_PUT_LINE}
+{_PUT_KEY}
 seen="${{VM_ROOT:-}}/run/autoscaler/secrets"
 [ ! -w "$seen" ] || date +%s%N >"$seen/visited"
 IFS= read -r certificate && IFS= read -r line && IFS= read -r head && mkdir -p "$HOME/.autoscaler" || exit 1
+IFS= read -r key || key=
 printf '%s\\n' "$certificate" >"$HOME/.autoscaler/new.$$" &&
-    mv -f "$HOME/.autoscaler/new.$$" "$HOME/.autoscaler/host_certificate" && put_line "$line" "$head"
+    mv -f "$HOME/.autoscaler/new.$$" "$HOME/.autoscaler/host_certificate" && put_line "$line" "$head" &&
+    {{ [ -z "$key" ] || put_key "$key"; }}
 """
 _AUTHORIZE = f"""
 umask 077
@@ -44,6 +59,7 @@ umask 077
 IFS= read -r line && put_line "$line" "$line"
 """
 _TIMEOUT_S = 15.0
+_RENEW_LOGIN = timedelta(hours=12)
 
 
 @dataclass(eq=False, slots=True)
@@ -52,10 +68,21 @@ class Voucher:
 
     Attributes:
         mark: `<prefix>-<owner>`: what a login's certificate must name.
+        client: our key, which nodes let in from now on in place of another one of ours; None leaves theirs.
     """
 
     authority: HostAuthority
     mark: str
+    client: asyncssh.SSHKey | None = None
+    _login: tuple[datetime, asyncssh.SSHCertificate] | None = None
+
+    def login(self, now: datetime) -> asyncssh.SSHCertificate | None:
+        """A certificate that lets our key in where another key of ours still stands; renewed long before it ends."""
+        if self.client is None:
+            return None
+        if self._login is None or abs(now - self._login[0]) > _RENEW_LOGIN:
+            self._login = now, self.authority.admit(self.client, self.mark, now)
+        return self._login[1]
 
     async def visit(self, shell: NodeShell, node: Node) -> None:
         """Leave all of it, in a session that is pinned to the node's host key.
@@ -70,6 +97,8 @@ class Voucher:
         certificate = self.authority.certify(node.host_key, manifest_of(node, self.mark))
         line = self.authority.trust_line(self.mark)
         text = f"{certificate}\n{line}\n{self.authority.trust_head(self.mark)}\n"
+        if self.client is not None:
+            text += f"{public_line(self.client)}\n"
         output = await shell.run(
             _VISIT, timeout_s=_TIMEOUT_S, max_bytes=4096, input=text.encode("ascii")
         )

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from autoscaler.nodes.keys import private_key, public_line
 from tests.e2e.conftest import Build
 from tests.e2e.world import World
 
@@ -25,6 +26,8 @@ async def test_nodes_serve_without_a_daemon_and_the_next_one_takes_them_up(
 
     code = await there.end("daemon", signum)
     alone = [await there.ask() for _ in range(3)]
+    key = there.directory / "state" / "ssh_key"
+    key.rename(key.with_name("ssh_key.old"))  # it is rotated so: the next daemon makes another
     await there.start_daemon()
     after = await there.ask()
 
@@ -36,6 +39,13 @@ async def test_nodes_serve_without_a_daemon_and_the_next_one_takes_them_up(
     assert (again["name"], again["ready_at"]) == (node["name"], node["ready_at"])
     assert len(await there.created_names()) == 1
     assert await there.calls("delete_vm") == []
+    (kept,) = there.directory.glob("machines/**/.ssh/authorized_keys")
+    line = public_line(private_key(key))
+
+    async def is_let_in() -> bool:
+        return [one for one in kept.read_text().splitlines() if one.startswith("ssh-")] == [line]
+
+    await there.until(is_let_in, "the node lets in the new client key, and no other")
 
 
 async def test_a_restarted_gateway_serves_the_same_nodes_at_once(world: Build) -> None:

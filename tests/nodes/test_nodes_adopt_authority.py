@@ -240,6 +240,44 @@ async def test_a_plain_openssh_server_lets_in_who_has_the_authority_and_is_prove
     assert "Valid: forever" in told
 
 
+async def test_a_client_key_that_was_replaced_is_let_in_and_the_old_one_no_more(
+    authority: HostAuthority, tmp_path: Path
+) -> None:
+    fresh = asyncssh.generate_private_key("ssh-ed25519")
+    persons = f"{public_line(fresh).split()[0]} {public_line(HOST_KEY).split()[1]} anna@home"
+    home = tmp_path / "home"
+    home.mkdir()
+    async with openssh(home) as port:
+        async with entering(port, CLIENT_KEY).connect(HERE, public(HOST_KEY)) as shell:
+            await Voucher(authority, MARK, CLIENT_KEY).visit(shell, row())
+        keys = home / ".ssh/authorized_keys"
+        keys.write_text(f"{keys.read_text()}{persons}\n")
+
+        voucher = Voucher(authority, MARK, fresh)
+        vouched = replace(entering(port, fresh), certificate=voucher.login(datetime.now(UTC)))
+        async with vouched.connect(HERE, public(HOST_KEY)) as shell:
+            await voucher.visit(shell, row())
+            await voucher.visit(shell, row())
+
+        async with entering(port, fresh).connect(HERE, public(HOST_KEY)) as shell:
+            assert (await shell.run("echo in", timeout_s=10)).stdout == "in\n"
+        with pytest.raises(NodeUnreachable, match="does not accept our key"):
+            async with entering(port, CLIENT_KEY).connect(HERE, public(HOST_KEY)):
+                pass
+    lines = keys.read_text().splitlines()
+    assert lines == [authority.trust_line(MARK), persons, public_line(fresh)]
+
+
+def test_the_daemons_certificate_is_made_anew_before_it_ends(authority: HostAuthority) -> None:
+    voucher = Voucher(authority, MARK, HOST_KEY)
+
+    first, same = voucher.login(NOW), voucher.login(NOW + timedelta(hours=11))
+    later = voucher.login(NOW + timedelta(hours=13))
+
+    assert first is same
+    assert later is not first
+
+
 def test_a_login_by_certificate_ends_by_itself(authority: HostAuthority) -> None:
     made = load_ssh_public_identity(authority.admit(HOST_KEY, MARK, NOW).export_certificate())
 
