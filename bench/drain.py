@@ -44,7 +44,7 @@ LONG = Trial(
     pace=Pace(at_once=8, serves_s=(3.0, 10.0)),
     appetite=Appetite(streams=2, longs=2, stream_s=(2.0, 12.0), long_s=180.0, curls=4),
     reloads=3,
-    reload_s=120.0,
+    reload_s=100.0,
 )
 
 

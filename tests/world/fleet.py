@@ -135,18 +135,19 @@ class Fleet:
     # one model
 
     async def _scale(self, model: ModelName) -> None:
-        """Replace what was drained, until enough was; then one server is left that serves on."""
+        """Replace what was drained, until enough was; then one server serves on, and the others' drains end."""
         await asyncio.sleep(self.dice.uniform(0, self.pace.pass_s))
         lives = self.lives[model]
-        while True:
-            if len(lives) < self.pace.at_once and self._begun < self.wanted:
+        while self._begun < self.wanted:
+            if len(lives) < self.pace.at_once:
                 self._begun += 1
                 await self._begin(model, self.dice.uniform(*self.pace.serves_s))
-            elif not lives:
-                break
             await self._pass(model)
             await asyncio.sleep(self.pace.pass_s)
         await self._begin(model, float("inf"))
+        while len(lives) > 1:
+            await self._pass(model)
+            await asyncio.sleep(self.pace.pass_s)
 
     async def _begin(self, model: ModelName, serves_s: float) -> None:
         server = NumberedServer(self.books)

@@ -10,6 +10,7 @@ from autoscaler.domain.ids import slug
 SHIPPED = Path(__file__).parents[2] / "deploy" / "haproxy"
 SOCKET = "haproxy.sock"  # its stats socket, in its folder
 MASTER = "master.sock"
+CONFIG = "haproxy.cfg"
 
 Edit = tuple[str, str]  # text that must stand there, and what stands in its place
 
@@ -88,6 +89,6 @@ def write_for_models(
             f"\nbackend {slug(model)}\n    server activator 127.0.0.1:{inner} backup\n"
             f"    server activator-spare 127.0.0.1:{inner} backup\n"
         )
-    config = folder / "haproxy.cfg"
+    config = folder / CONFIG
     config.write_text(text)
     return config

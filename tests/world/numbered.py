@@ -58,9 +58,12 @@ class Books:
         return [number for number, times in self.served.items() if times > 1]
 
 
-def body_of(model: str, number: int, tokens: int, gap_s: float) -> dict[str, object]:
-    """A request for so many tokens."""
-    return {"model": model, "stream": True, "number": number, "tokens": tokens, "gap_s": gap_s}
+def body_of(
+    model: str, number: int, tokens: int, gap_s: float, first_s: float = 0.0
+) -> dict[str, object]:
+    """A request for so many tokens, of which the first, and with it the answer's head, comes after `first_s`."""
+    asked: dict[str, object] = {"number": number, "tokens": tokens, "gap_s": gap_s}
+    return {"model": model, "stream": True, "first_s": first_s} | asked
 
 
 def failure_of(status: int, text: str, number: int, tokens: int) -> str | None:
@@ -128,6 +131,7 @@ class NumberedServer:
         self.books.served[number] += 1
         self.running.add(number)
         try:
+            await asyncio.sleep(float(asked["first_s"]))
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
             for at in range(int(asked["tokens"])):
@@ -141,11 +145,17 @@ class NumberedServer:
 
 
 async def ask(
-    session: aiohttp.ClientSession, url: str, model: str, number: int, tokens: int, gap_s: float
+    session: aiohttp.ClientSession,
+    url: str,
+    model: str,
+    number: int,
+    tokens: int,
+    gap_s: float,
+    first_s: float = 0.0,
 ) -> str | None:
     """Ask once by HTTP/1.1; None when the whole answer came, else what went wrong. Never repeats."""
     try:
-        body = body_of(model, number, tokens, gap_s)
+        body = body_of(model, number, tokens, gap_s, first_s)
         async with session.post(f"{url}/v1/completions", json=body) as answer:
             return failure_of(answer.status, await answer.text(), number, tokens)
     except (aiohttp.ClientError, TimeoutError, OSError) as exc:

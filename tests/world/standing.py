@@ -19,7 +19,7 @@ from autoscaler.domain.ids import ModelName
 from autoscaler.errors import BalancerUnavailable
 from tests.gateway.front_parts import put, write_pair
 from tests.world.files import free_ports
-from tests.world.haproxy import MASTER, SOCKET, write_for_models
+from tests.world.haproxy import CONFIG, MASTER, SOCKET, write_for_models
 from tests.world.processes import die_with_parent
 
 _CHECK_S = 0.5
@@ -40,7 +40,7 @@ class Standing:
     haproxy: HaproxyBalancer = field(init=False)
     reloads: dict[str, int] = field(default_factory=dict)
     _ports: list[int] = field(default_factory=lambda: free_ports(4))
-    _process: asyncio.subprocess.Process | None = None
+    _processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
     _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     @property
@@ -59,15 +59,13 @@ class Standing:
         return f"https://127.0.0.1:{self._ports[3]}", self.folder / "tls" / "fullchain.pem"
 
     async def __aenter__(self) -> Standing:
-        config = self._write()
-        stats, master = self.folder / SOCKET, self.folder / MASTER
-        binary = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin") or "haproxy"
-        argv = (binary, "-W", "-S", str(master), "-f", str(config))
-        self._process = await self._stack.enter_async_context(_process(argv))
-        await self._stack.enter_async_context(_process(self._gateway_argv()))
+        self._write()
+        await self._start("haproxy", self._haproxy_argv())
+        await self._start("gateway", self._gateway_argv())
         self.gateway = GatewayBalancer(self.folder / "gateway.sock")
         self._stack.push_async_callback(self.gateway.close)
         check = timedelta(seconds=_CHECK_S)
+        stats, master = self.folder / SOCKET, self.folder / MASTER
         self.haproxy = HaproxyBalancer(HaproxySettings(stats, master, check_interval=check))
         for balancer in self.balancers:
             await self._answers(balancer)
@@ -76,17 +74,24 @@ class Standing:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    def _write(self) -> Path:
+    def _write(self) -> None:
         front, inner, metrics, http2 = self._ports
         pair, both = write_pair(self.folder / "tls"), self.folder / "tls" / "both.pem"
         put(both, (pair / "fullchain.pem").read_bytes() + (pair / "privkey.pem").read_bytes())
-        return write_for_models(
+        write_for_models(
             *(self.folder, self.models),
             front=front,
             inner=inner,
             metrics=metrics,
             http2=(http2, both),
         )
+
+    async def _start(self, name: str, argv: Sequence[str]) -> None:
+        self._processes[name] = await self._stack.enter_async_context(_process(argv))
+
+    def _haproxy_argv(self) -> tuple[str, ...]:
+        binary = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin") or "haproxy"
+        return (binary, "-W", "-S", str(self.folder / MASTER), "-f", str(self.folder / CONFIG))
 
     def _gateway_argv(self, *more: str) -> tuple[str, ...]:
         return (
@@ -103,18 +108,28 @@ class Standing:
 
     async def reload_haproxy(self) -> None:
         """A new process takes over; the old one ends its answers."""
-        assert self._process is not None
         before = (await self._answers(self.haproxy)).incarnation
-        self._process.send_signal(signal.SIGUSR2)
+        self._processes["haproxy"].send_signal(signal.SIGUSR2)
         await self._replaced(self.haproxy, before)
         self.reloads["haproxy"] = self.reloads.get("haproxy", 0) + 1
 
     async def upgrade_gateway(self) -> None:
         """The same."""
         before = (await self._answers(self.gateway)).incarnation
-        await self._stack.enter_async_context(_process(self._gateway_argv("--take-over")))
+        await self._start("gateway", self._gateway_argv("--take-over"))
         await self._replaced(self.gateway, before)
         self.reloads["gateway"] = self.reloads.get("gateway", 0) + 1
+
+    async def crash(self, name: str) -> None:
+        """One of them is killed, and started again as it was."""
+        self._processes[name].kill()
+        await self._processes[name].wait()
+        if name == "haproxy":
+            await self._start(name, self._haproxy_argv())
+            await self._answers(self.haproxy)
+        else:
+            await self._start(name, self._gateway_argv())
+            await self._answers(self.gateway)
 
     async def _replaced(self, balancer: Balancer, before: str) -> None:
         async with asyncio.timeout(_START_S):
