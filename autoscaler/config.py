@@ -110,6 +110,7 @@ class LimitSettings(PolicyLimits):
         minutes=10
     )
     same_failure_limit: Annotated[int, Field(ge=1)] = 10
+    usage_tolerance: Annotated[float, Field(ge=0, le=1)] = 0.05
     confirm_growth: Annotated[float, Field(ge=1)] | None = None  # default: 2, none for an emulator
     prove_first: bool | None = None  # default: true, and false for an emulator on loopback
 

@@ -55,6 +55,7 @@ from autoscaler.serve.metrics import Metrics
 from autoscaler.serve.views import Views
 from autoscaler.sweeping import SweepRounds
 from autoscaler.uptake import PolicyUptake
+from autoscaler.usage_check import UsageCheck
 from autoscaler.wakes import Wakes
 from autoscaler.ways import tend
 
@@ -238,6 +239,7 @@ class Daemon:
             drop_feed=self._drop_feed,
             now=clock.now,
         )
+        self.usage = UsageCheck(store, cloud, clock, config.limits.usage_tolerance)
         self.views = Views(store, clock)
         self.operations = Operations(
             config,
@@ -302,6 +304,7 @@ class Daemon:
                     ("balancers", self._watch_balancers),
                     ("ways", self._tend_ways),
                     ("backups", self._back_up),
+                    ("usage", self.usage.run),
                 ):
                     tasks.create_task(self._supervised(name, part), name=name)
                 for model in self.book.policies:

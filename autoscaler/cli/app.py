@@ -7,6 +7,7 @@ import typer
 from autoscaler.cli.adopt import adopt
 from autoscaler.cli.audit import audit
 from autoscaler.cli.cloud import cloud_app
+from autoscaler.cli.cost import cost
 from autoscaler.cli.demo import demo
 from autoscaler.cli.doctor import doctor
 from autoscaler.cli.emulator import emulator
@@ -55,6 +56,7 @@ for command in (
     events,
     explain,
     plan,
+    cost,
     offers,
     promote,
     demote,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Protocol
 
 import structlog
@@ -203,25 +204,26 @@ def launch_stop(nodes: tuple[Node, ...], policy: Policy, since: datetime | None)
         since: when a person last resumed the model; failures before do not count.
     """
     limit = policy.retries.same_failure_limit
-    spec = policy.spec_hash()
-    ended = [
-        node
-        for node in nodes
-        if node.spec_hash == spec
-        and (node.failure is not None or node.ready_at is not None)
-        and (since is None or node.created_at > since)
-        and (node.failure or "").partition(":")[0] not in MARKET_FAILURES
-    ][-limit:]
-    if len(ended) < limit or any(node.ready_at is not None for node in ended):
+    failed = failed_alike(nodes, policy, since)
+    if len(failed) < limit:
         return None
-    kinds = {(node.failure or "").partition(":")[0] for node in ended}
-    if len(kinds) > 1:
-        return None
-    failure = (ended[-1].failure or "").partition("\n")[0]  # the log's tail is in `events`
+    failure = (failed[0].failure or "").partition("\n")[0]  # the log's tail is in `events`
     return (
         f"{limit} launches in a row failed alike ({failure}): mend the policy, or run "
         f"`autoscaler resume {policy.model}` to try again"
     )
+
+
+def failed_alike(nodes: Sequence[Node], policy: Policy, since: datetime | None) -> tuple[Node, ...]:
+    """The policy's last launches as far as all of them failed alike, newest first. Arguments as of `launch_stop`."""
+    spec = policy.spec_hash()
+    mine = [
+        node
+        for node in nodes
+        if node.spec_hash == spec and (since is None or node.created_at > since)
+    ]
+    failed = _failed_last(mine, MARKET_FAILURES)
+    return tuple(takewhile(lambda node: _kind(node) == _kind(failed[0]), failed))
 
 
 def common_stop(
@@ -235,18 +237,34 @@ def common_stop(
         nodes: all models' nodes, closed ones of the last day included, oldest first.
         resumed: when a person last resumed each model; its failures before do not count.
     """
-    ended = [
-        node
-        for node in nodes
-        if (node.failure is not None or node.ready_at is not None)
-        and (node.model not in resumed or node.created_at > resumed[node.model])
-        and (node.failure or "").partition(":")[0] not in _NO_LAUNCH_FAILED
-    ][-limit:]
-    if len(ended) < limit or any(node.ready_at is not None for node in ended):
+    failed = failed_in_a_row(nodes, resumed)
+    if len(failed) < limit:
         return None
-    failure = (ended[-1].failure or "").partition("\n")[0]
-    models = ", ".join(sorted({node.model for node in ended}))
+    failure = (failed[0].failure or "").partition("\n")[0]
+    models = ", ".join(sorted({node.model for node in failed[:limit]}))
     return (
         f"limits.same_failure_limit is {limit}: the last {limit} launches of all models failed (the last: {failure}): "
         f"look at `autoscaler events`, then run `autoscaler resume MODEL` for one of {models}"
     )
+
+
+def failed_in_a_row(
+    nodes: Sequence[Node], resumed: Mapping[ModelName, datetime]
+) -> tuple[Node, ...]:
+    """The last launches of all models as far as all of them failed, newest first."""
+    counted = [n for n in nodes if n.model not in resumed or n.created_at > resumed[n.model]]
+    return _failed_last(counted, _NO_LAUNCH_FAILED)
+
+
+def _failed_last(nodes: Sequence[Node], overlooked: frozenset[str]) -> tuple[Node, ...]:
+    """Newest first, those that failed before they were ready, up to one that was."""
+    ended = [
+        node
+        for node in reversed(nodes)
+        if (node.failure is not None or node.ready_at is not None) and _kind(node) not in overlooked
+    ]
+    return tuple(takewhile(lambda node: node.ready_at is None, ended))
+
+
+def _kind(node: Node) -> str:
+    return (node.failure or "").partition(":")[0]

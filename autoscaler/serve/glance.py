@@ -6,7 +6,7 @@ From what a pass thought; nothing here decides or guesses. Times are measured bo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from autoscaler.act import hourly
@@ -14,10 +14,12 @@ from autoscaler.decide.forecast import BOOTS_KEPT, quantile
 from autoscaler.decide.hold import HOLD
 from autoscaler.decide.limits import BOUNDS
 from autoscaler.decide.readiness import Readiness, readiness
+from autoscaler.domain.ids import ModelName
 from autoscaler.domain.money import ZERO, Money, total
 from autoscaler.domain.node import COMING, Node, State
 from autoscaler.domain.offer import OfferKey
 from autoscaler.domain.signals import FigureName
+from autoscaler.period import left_of_month
 from autoscaler.policy import Policy
 from autoscaler.store.protocol import Ledger
 from autoscaler.think import Inputs, Thought, on_paper
@@ -122,13 +124,8 @@ def forecast(ledger: Ledger, recent: Sequence[Node]) -> Json:
     Args:
         recent: every node that billed in the last two days, open ones included.
     """
-    now = ledger.at
-    rate, basis = hourly([node for node in ledger.nodes if node.may_bill]), "now"
-    began = min((node.sent_at for node in recent if node.sent_at), default=now)
-    if now - began >= _DAY:
-        spent = total([_cost_since(node, now - _DAY, now) for node in recent])
-        rate, basis = spent * (Decimal(1) / 24), "day"
-    left = _month_end(now) - now
+    rate, basis = mean_rate(ledger, recent)
+    left = left_of_month(ledger.at)
     return {
         "forecast_month_usd": f"{(ledger.spent_month() + rate.for_time(left)).usd:.4f}",
         "forecast_usd_per_hour": f"{rate.usd:.4f}",
@@ -136,17 +133,25 @@ def forecast(ledger: Ledger, recent: Sequence[Node]) -> Json:
     }
 
 
+def mean_rate(
+    ledger: Ledger, recent: Sequence[Node], model: ModelName | None = None
+) -> tuple[Money, str]:
+    """USD per hour over the last day, of one model or of all; before there is such a day, what runs now."""
+    now = ledger.at
+    ours = [node for node in recent if model in (None, node.model)]
+    began = min((node.sent_at for node in recent if node.sent_at), default=now)
+    if now - began < _DAY:
+        running = [n for n in ledger.nodes if n.may_bill and model in (None, n.model)]
+        return hourly(running), "now"
+    spent = total([_cost_since(node, now - _DAY, now) for node in ours])
+    return spent * (Decimal(1) / 24), "day"
+
+
 def _cost_since(node: Node, since: datetime, now: datetime) -> Money:
     if node.sent_at is None:
         return ZERO
     length = (node.gone_at or now) - max(node.sent_at, since)
     return node.price_per_hour.for_time(max(length, timedelta(0)))
-
-
-def _month_end(at: datetime) -> datetime:
-    at = at.astimezone(UTC)
-    first = at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return (first + timedelta(days=32)).replace(day=1)
 
 
 # a plan

@@ -25,6 +25,7 @@ from autoscaler.errors import AutoscalerError, ConfigError, StoreUnavailable
 from autoscaler.policies import find_model
 from autoscaler.rise import risen, with_rise
 from autoscaler.serve.adopting import Adoptions
+from autoscaler.serve.cost import cost_view
 from autoscaler.serve.glance import glance, plan_figures
 from autoscaler.serve.scrape import scrape
 from autoscaler.serve.verbs import Verbs
@@ -82,6 +83,7 @@ class Server:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/sd", self._targets)
         app.router.add_get("/api/v1/status", self._status)
+        app.router.add_get("/api/v1/cost", self._cost)
         app.router.add_get("/api/v1/nodes", self._nodes)
         app.router.add_get("/api/v1/inventory", self._inventory)
         app.router.add_get("/api/v1/events", self._events)
@@ -173,6 +175,9 @@ class Server:
         stale += [f"{model}: it has nodes and no policy" for model in daemon.health.stray]
         stale += [growth.held for growth in daemon.book.held.values()]
         stale += daemon.runner.unreached
+        usage = daemon.usage.last
+        if usage is not None and usage.differs:
+            stale.append(f"{usage.words}: `autoscaler cost`, and compare with mkinf's console")
         found = (
             daemon.book.error,
             str(daemon.market.trouble) if daemon.market.trouble else None,
@@ -182,6 +187,15 @@ class Server:
         )
         tight = [text for model in daemon.book.policies for text in daemon.operations.tight(model)]
         return stale + [text for text in (*found, *daemon.balancers.troubles, *tight) if text]
+
+    async def _cost(self, request: web.Request) -> web.Response:
+        """What was spent, what it will come to, and when each limit bites."""
+        daemon = self._daemon
+        market = daemon.market.last
+        offers = market.offers if market is not None else ()
+        limits = daemon.reconciler.limits()
+        view = await cost_view(daemon.store, limits, offers, daemon.clock.now())
+        return web.json_response(view)
 
     async def _nodes(self, request: web.Request) -> web.Response:
         nodes = await self._daemon.views.nodes(closed=request.query.get("all") == "1")
