@@ -19,6 +19,7 @@ import structlog
 
 from autoscaler.clock import Clock
 from autoscaler.domain.ids import (
+    MachineId,
     ModelName,
     NodeName,
     new_intent_id,
@@ -44,12 +45,13 @@ from autoscaler.nodes.reach import Reach
 from autoscaler.nodes.ssh import fingerprint
 from autoscaler.nodes.sweep import Sweeper, price_of
 from autoscaler.policy import Policy
+from autoscaler.quantity import show_duration
 from autoscaler.store.protocol import Store
 
 log = structlog.get_logger(__name__)
 
 WITHIN = timedelta(minutes=4)  # for all of them, side by side
-_AT_ONCE = 16
+_AT_ONCE = 32
 _PAUSE_S = 1.0
 
 
@@ -60,12 +62,14 @@ class Found:
     Attributes:
         node: its row to be; None when it cannot be adopted.
         why: why not.
+        proof: what its host key is believed for.
         detail: what verification showed.
     """
 
     machine: Machine
     node: Node | None = None
     why: str = ""
+    proof: str = "our authority signed its host key"
     detail: str = ""
 
 
@@ -114,8 +118,12 @@ class Adopter:
         if vm is not None:
             machines: Iterable[Machine] = (await self._machine(vm),)
         else:
-            listed = await self.inventory.latest(timedelta(0))
-            machines = [m for m in listed.machines if self._is_ours(m) and not await self._row(m)]
+            listed, known = await self.inventory.latest(timedelta(0)), await self._known()
+            machines = [
+                machine
+                for machine in listed.machines
+                if self._is_ours(machine) and not await self._row(machine, known)
+            ]
         return await _each(self._proven, map(Found, machines))
 
     async def take(self, found: Sequence[Found], actor: str) -> tuple[Found, ...]:
@@ -199,7 +207,9 @@ class Adopter:
             sent_at=machine.created_at or now,
             booted_at=machine.created_at or now,
         )
-        return await self._placed(Found(machine, row), policy)
+        return await self._placed(
+            Found(machine, row, proof="a person vouches for its host key"), policy
+        )
 
     # steps
 
@@ -209,7 +219,7 @@ class Adopter:
         if len(found) != 1:
             many = "several machines have this name, give the id" if found else "no such machine"
             raise ConfigError(f"{vm}: {many} (`autoscaler cloud vms` lists all)")
-        row, parts = await self._row(found[0]), parse_name(found[0].name)
+        row, parts = await self._row(found[0], await self._known()), parse_name(found[0].name)
         if row is not None:
             raise ConfigError(f"{vm}: it is node {row.name} already, {row.state}")
         if parts is not None and (parts.prefix, parts.owner) != (self.mark.prefix, self.mark.owner):
@@ -219,9 +229,11 @@ class Adopter:
             )
         return found[0]
 
-    async def _row(self, machine: Machine) -> Node | None:
+    async def _known(self) -> dict[MachineId | None, Node]:
+        return {row.machine_id: row for row in await self.store.nodes()}
+
+    async def _row(self, machine: Machine, known: Mapping[MachineId | None, Node]) -> Node | None:
         """The row that knows it: open, or closed under its name, which the sweep then deals with."""
-        known = {row.machine_id: row for row in await self.store.nodes()}
         return known.get(machine.id) or await self.store.node(NodeName(machine.name))
 
     async def _proven(self, found: Found) -> Found:
@@ -256,24 +268,29 @@ class Adopter:
                     return replace(found, node=after, detail=seen.detail)
                 why = seen.stage
             if self.clock.boot_s() >= deadline_s:
-                return replace(found, node=None, why=f"not verified within {WITHIN}: {why}")
+                return replace(
+                    found, node=None, why=f"not verified within {show_duration(WITHIN)}: {why}"
+                )
             await self.clock.sleep(_PAUSE_S)
 
     async def _recorded(self, done: Sequence[Found], actor: str) -> tuple[Found, ...]:
         async with self.sweeper.gate:
-            now, taken = self.clock.now(), {f.machine.id for f in done if f.node is not None}
+            now, known = self.clock.now(), await self._known()
+            taken = {one.machine.id for one in done if one.node is not None}
             # With most of them known the guard lets go: what is still unknown gets its grace time anew.
             left = [replace(o, first_seen=now) for o in await self.store.orphans()]
             await self.store.set_orphans([o for o in left if o.machine_id not in taken])
-            return tuple([await self._record(one, actor, now) for one in done])
+            return tuple([await self._record(one, known, actor, now) for one in done])
 
-    async def _record(self, found: Found, actor: str, now: datetime) -> Found:
+    async def _record(
+        self, found: Found, known: Mapping[MachineId | None, Node], actor: str, now: datetime
+    ) -> Found:
         if found.node is None:
             return found
-        if (row := await self._row(found.machine)) is not None:
+        if (row := await self._row(found.machine, known)) is not None:
             return replace(found, node=None, why=f"it is node {row.name} already")
         lease = self.leases.current(found.node.model)
-        cause = f"adopted by {actor}: {'a person vouches for' if found.node.is_by_hand else 'signed is'} its host key"
+        cause = f"adopted by {actor}: {found.proof}"
         node = replace(
             found.node,
             epoch=lease.epoch,

@@ -60,6 +60,7 @@ async def test_a_row_is_written_anew_as_it_was_signed(left: Abandoned) -> None:
     assert PUBLIC_LINE in (host.home / ".ssh/authorized_keys").read_text().splitlines()
     (event,) = await left.life.store.events(node=row.name)
     assert (event.kind, event.actor) == ("node_adopted", "anna")
+    assert event.cause == "adopted by anna: our authority signed its host key"
     ready = await left.life.until(row.name, State.READY)
     assert await left.life.store.boots(MODEL) == {}  # no boot was measured
     assert [server.url for server in left.life.balancer.servers.values()] == [
@@ -194,7 +195,7 @@ async def that_never_gets_ready(left: Abandoned, machine: Machine, host: AirHost
         (without_a_certificate, "it has no certificate of ours"),
         (without_an_address, "the cloud lists no address"),
         (that_serves_something_else, "serves gpt2, not llama"),
-        (that_never_gets_ready, "not verified within 0:04:00: server: answers 503"),
+        (that_never_gets_ready, "not verified within 4m: server: answers 503"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -298,6 +299,7 @@ async def test_a_machine_of_ours_whose_authority_was_lost_keeps_its_name(left: A
 
     assert done.node is not None
     assert (done.node.name, done.node.is_by_hand) == (machine.name, False)
+    assert done.node.reason == "adopted by anna: a person vouches for its host key"
 
 
 async def test_a_rented_vm_comes_back_by_its_certificate_when_the_store_is_lost_again(
