@@ -16,6 +16,10 @@ from aiohttp import web
 import autoscaler.nodes.startup
 from autoscaler.config import Config
 from autoscaler.emulator.machines.local import LocalMachines
+from autoscaler.nodes.host_authority import open_host_authority
+from autoscaler.nodes.vouching import Voucher
+from tests.nodes import vm_parts
+from tests.nodes.adopt_parts import AirHost
 from tests.nodes.vm_parts import CONFIG, machine, offer, policy, script, until
 
 LOOK = Path(autoscaler.nodes.startup.__file__).with_name("dead_man.sh")
@@ -43,7 +47,7 @@ class Node:
                 "PATH": f"{self.root}/bin:{os.environ['PATH']}",
                 "DEAD_MAN_CLOCK": str(self.root / "uptime"),
                 "ROOT": str(self.root),
-                "RUN": str(self.root / "run"),
+                "RUN": str(self.root / "run/autoscaler"),
                 "HERE": "127.0.0.1",
                 "PORTS": f" {self.port}",
                 "METRICS_PATH": "/metrics",
@@ -59,12 +63,12 @@ class Node:
         return calls.read_text().splitlines() if calls.exists() else []
 
     def visited(self, mark: str) -> None:
-        (self.root / "run/secrets/visited").write_text(f"{mark}\n")
+        (self.root / "run/autoscaler/secrets/visited").write_text(f"{mark}\n")
 
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    for folder in ("bin", "run/secrets"):
+    for folder in ("bin", "run/autoscaler/secrets"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("docker", "poweroff"):
         (tmp_path / "bin" / name).write_text(COMMAND)
@@ -102,6 +106,18 @@ async def test_each_visit_begins_the_wait_anew(node: Node) -> None:
     assert await node.look(60 + 3 * AFTER) == OFF
 
 
+async def test_the_daemons_own_visit_is_one(node: Node) -> None:
+    voucher = Voucher(open_host_authority(node.root / "authority"), "as1-abcdefgh")
+    host = AirHost(node.root)
+    row = vm_parts.node(policy(), offer(), "127.0.0.1", host_key=host.host_key)
+    await node.look(60)
+
+    await voucher.visit(host, row)
+
+    assert await node.look(60 + AFTER) == []
+    assert await node.look(60 + 2 * AFTER) == OFF
+
+
 async def test_a_request_in_the_last_hour_keeps_it_on(node: Node) -> None:
     await node.look(60)
     node.page = IDLE.replace("7.0", "9.0")
@@ -136,14 +152,14 @@ async def test_a_server_that_is_gone_has_no_requests(node: Node) -> None:
 async def test_what_it_remembers_wrongly_makes_it_wait_and_never_act(
     node: Node, state: str
 ) -> None:
-    (node.root / "run/dead_man").write_text(state)
+    (node.root / "run/autoscaler/dead_man").write_text(state)
 
     assert await node.look(60 + AFTER) == []
     assert await node.look(60 + 2 * AFTER - 1) == []
 
 
 async def test_a_clock_that_cannot_be_read_makes_it_wait(node: Node) -> None:
-    (node.root / "run/dead_man").write_text("0 0 x\n")
+    (node.root / "run/autoscaler/dead_man").write_text("0 0 x\n")
 
     assert await node.look(60, clock="") == await node.look(60, clock="late\n") == []
 
