@@ -468,6 +468,7 @@ async def test_usage_is_priced_by_what_its_metric_counts(
                 {**day, "billable_metric": "gpu-hours"},
                 {**day, "billable_metric": "vm-hours"},
                 {**day, "billable_metric": "gib-hours", "resource_type": "persistent-disk"},
+                {**day, "billable_metric": "gib-hours", "resource_type": "persistent-ssd"},
                 {**day, "billable_metric": "mystery"},
             ]
         },
@@ -476,7 +477,7 @@ async def test_usage_is_priced_by_what_its_metric_counts(
     at = datetime(2026, 2, 3, tzinfo=UTC)
     costs = [line.cost and line.cost.usd for line in await cloud.usage(at, at)]
 
-    assert costs == [Decimal("11.00"), Decimal("22.00"), Decimal("0.0013"), None]
+    assert costs == [Decimal("11.00"), Decimal("22.00"), Decimal("0.0013"), Decimal("0.0013"), None]
 
 
 async def test_contradicted_prices_are_logged_when_they_change(

@@ -26,6 +26,7 @@ async def test_every_command_that_looks_answers_people_and_programs(world: Build
         (("events", MODEL), "booting"),
         (("explain", "chat"), "1 wanted"),
         (("plan", "chat"), "rents nothing"),
+        (("cost",), "all nodes"),
         (("offers",), "l40s-48gb.1x"),
         (("cloud", "vms"), node["name"]),
         (("cloud", "firewall", "list"), "as1-testtest-serve"),

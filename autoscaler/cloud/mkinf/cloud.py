@@ -46,6 +46,7 @@ log = structlog.get_logger(__name__)
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{1,61}[a-z0-9]")
 _SCRIPT_BYTES: Final = 64_000
 _MOST_WITNESSES: Final = 8
+_DISK: Final = re.compile(r"disk|persistent-|\bgi?b-")  # how usage names what is metered by size
 _POWER: Final = {
     PowerState.STARTING: ("DEFINING", "PAUSED", "BLOCKED", "INITIALIZING", "STARTING", "CREATING"),
     PowerState.RUNNING: ("RUNNING",),
@@ -241,7 +242,7 @@ class MkinfCloud:
             return priced.gpu.price_per_hour * usage.quantity
         if priced is not None and ("vm" in metric or priced.gpu is None):
             return priced.price_per_hour * usage.quantity
-        if "disk" in f"{metric} {usage.resource_type}".lower() and "hour" in metric:
+        if _DISK.search(f"{metric} {usage.resource_type}".lower()) and "hour" in metric:
             return self._prices.disk_gb_hour * usage.quantity
         return None
 
