@@ -41,7 +41,7 @@ SHORT = Trial(
 LONG = Trial(
     scale_ins=1000,
     models=tuple(ModelName(f"bench/Model-{number}") for number in range(20)),
-    pace=Pace(at_once=8, serves_s=(3.0, 10.0)),
+    pace=Pace(at_once=8, serves_s=(5.0, 20.0)),
     appetite=Appetite(streams=2, longs=2, stream_s=(2.0, 12.0), long_s=180.0, curls=4),
     reloads=3,
     reload_s=100.0,

@@ -37,7 +37,10 @@ class Bodies:
             RequestError: too large, too slow, too much at once, or broken. Nothing counts then.
         """
         chunks: list[bytes] = []
+        connection = request.protocol
         try:
+            if isinstance(connection, ClientConnection):
+                connection.sends_body()
             async with asyncio.timeout(self.settings.body_timeout_s):
                 await self._collect(request, chunks, account)
         except BaseException as exc:
@@ -48,6 +51,9 @@ class Bodies:
                 _stop_reading(request)
                 raise self._too_slow() from exc
             raise
+        finally:
+            if isinstance(connection, ClientConnection):
+                connection.sent_body()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def done(self, body: bytes, account: Account | None = None) -> None:

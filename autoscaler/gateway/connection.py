@@ -47,12 +47,13 @@ class ClientConnection(RequestHandler):
         closing_since: since when the connection is being closed, or None.
         network: whose it is; None where that says nothing.
         has_asked: a request has come by it.
+        body_due: from when on it counts as silent though it sends a body; None while it sends none.
         on_writable: called when the client takes bytes again after its buffer was full.
     """
 
     __slots__ = (
-        *("closing_since", "has_asked", "head_since", "heard_at", "network", "on_writable"),
-        "owner",
+        *("body_due", "closing_since", "has_asked", "head_since", "heard_at", "network"),
+        *("on_writable", "owner"),
     )
 
     def __init__(self, owner: ClientServer) -> None:
@@ -73,6 +74,7 @@ class ClientConnection(RequestHandler):
         self.closing_since: float | None = None
         self.network: str | None = None
         self.has_asked = False
+        self.body_due: float | None = None
         self.on_writable: Callable[[], None] | None = None
 
     def resume_writing(self) -> None:
@@ -118,12 +120,21 @@ class ClientConnection(RequestHandler):
         """Note that a request's answer is whole."""
         self.heard_at = self.owner.loop.time()
 
+    def sends_body(self) -> None:
+        """Note that a body comes. It has as long as a head before the connection may have to make room."""
+        self.body_due = self.owner.loop.time() + self.owner.settings.header_timeout_s
+
+    def sent_body(self) -> None:
+        """Note that the body is whole, or given up."""
+        self.body_due = None
+
     @property
     def silent_since(self) -> float | None:
         """Since when it has asked for nothing, or asks without end (`Guest`)."""
-        is_closing = self.transport is None or self.transport.is_closing()
-        if is_closing or self._current_request is not None or self._messages:
+        if self.transport is None or self.transport.is_closing():
             return None
+        if self._current_request is not None or self._messages:
+            return self.body_due
         return self.heard_at
 
     def make_room(self) -> None:

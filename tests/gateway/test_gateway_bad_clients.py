@@ -233,6 +233,28 @@ async def test_idle_connections_are_bounded_and_shut_nobody_out(start: Any, engi
     assert first == b""
 
 
+async def test_bodies_that_drip_shut_nobody_out(start: Any, engine: Any) -> None:
+    async with start(max_connections=20, header_timeout_s=0.2) as gateway:
+        await gateway.pool()
+        await gateway.add("a", engine.url)
+        dripping = [await open_to(gateway) for _ in range(20)]
+        for _, writer in dripping:
+            writer.write(post(b"{", length=100))
+        await eventually(lambda: gateway.gateway.bodies.buffered_bytes == 20)
+
+        status = 0
+        async with asyncio.timeout(20):
+            while status != 200:
+                status, _, _ = await gateway.chat()
+                await asyncio.sleep(0.05)
+        dropped = gateway.gateway.clients.crowd.evicted_total
+        await eventually(lambda: gateway.gateway.bodies.buffered_bytes == 20 - dropped)
+        for _, writer in dripping:
+            writer.close()
+
+    assert dropped == 1
+
+
 async def test_who_is_served_makes_room_for_nobody_and_one_more_is_told_to_come_back(
     start: Any, engine: Any
 ) -> None:
