@@ -15,6 +15,7 @@ from autoscaler.balance.haproxy import HaproxyBalancer, HaproxySettings
 from autoscaler.balance.protocol import Pool
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import Endpoint
+from autoscaler.gateway.paths import INFERENCE
 from tests.balance.parts import (
     DEADLINE_S,
     GatewayProcess,
@@ -25,7 +26,7 @@ from tests.balance.parts import (
     haproxy_binary,
 )
 from tests.world.files import free_port
-from tests.world.haproxy import SHIPPED, edited
+from tests.world.haproxy import PATHS, SHIPPED, edited
 
 MODEL = ModelName("Qwen/Qwen3-8B")
 PORTS = {"route-by-path": 8081, "route-by-host": 8082, "route-by-header": 8083}
@@ -55,6 +56,7 @@ def route(name: str, port: int) -> str:
         path.read_text(),
         (f"bind :{PORTS[name]}", f"bind 127.0.0.1:{port}"),
         ("/etc/haproxy/models.map", str(SHIPPED / "models.map")),
+        PATHS,
         source=path,
     )
 
@@ -78,12 +80,33 @@ async def test_requests_are_routed_as_the_file_says_whatever_their_size(
         lost_prefix, lost_headers = NOBODY[name]
         lost = f"http://127.0.0.1:{port}{lost_prefix}/v1/completions"
         status, text = await _ask(session, lost, lost_headers, {"prompt": "x", "model": MODEL})
+        served = node.served
+        ruled = [
+            await _ask(session, url.replace("/v1/completions", path), headers, {"model": MODEL})
+            for path in (
+                "/sleep",
+                "/v1/load_lora_adapter",
+                "/slots/0",
+                "/metrics",
+                "/v1//completions",
+            )
+        ]
+        front = f"{haproxy.url}/sleep"
+        ruled.append(await _ask(session, front, {"x-model": MODEL}, {"model": MODEL}))
     finally:
         await haproxy.stop()
 
     assert [answer[0] for answer in answers] == [200, 200]
     assert all(node.url in answer[1] for answer in answers)
     assert (status, json.loads(text)["error"]["code"]) == (404, 404)
+    assert [json.loads(text)["error"]["code"] for _, text in ruled] == ["unknown_url"] * 6
+    assert node.served == served
+
+
+def test_haproxy_lets_clients_ask_what_the_gateway_does_and_the_list_of_models() -> None:
+    lines = (SHIPPED / "paths.lst").read_text().splitlines()
+
+    assert {line for line in lines if not line.startswith("#")} == INFERENCE | {"/v1/models"}
 
 
 @pytest.mark.parametrize("names", [(name,) for name in sorted(PORTS)] + [tuple(sorted(PORTS))])

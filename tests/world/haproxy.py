@@ -13,6 +13,7 @@ MASTER = "master.sock"
 CONFIG = "haproxy.cfg"
 
 Edit = tuple[str, str]  # text that must stand there, and what stands in its place
+PATHS: Edit = ("/etc/haproxy/paths.lst", str(SHIPPED / "paths.lst"))
 
 
 def shipped(
@@ -44,6 +45,7 @@ def shipped(
         ("bind :8080", f"bind 127.0.0.1:{front}"),
         ("bind 127.0.0.1:8404", f"bind 127.0.0.1:{metrics}"),
         ("127.0.0.1:8000", activator),
+        PATHS,
         source=source,
     )
 
