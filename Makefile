@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema lock check
+.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema lock audit sbom release check
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,15 @@ lost-requests: setup  ## 1,000 scale-ins under reloads and three-minute streams,
 
 schema:  ## write the JSON Schemas of config and policies anew, from the code and docs/
 	@PYTHONPATH=. $(BIN)/python scripts/schema.py
+
+audit:  ## known holes in what the locks install (needs a network, and says so without one)
+	@scripts/audit.sh
+
+sbom: setup  ## what a release is made of, as CycloneDX JSON in dist/
+	@$(BIN)/python scripts/sbom.py
+
+release: sbom  ## the wheel, and beside it what it is made of, in dist/
+	@$(BIN)/python -m hatchling build -t wheel -d dist
 
 lock:  ## resolve pyproject.toml anew into the two hashed lock files (needs uv)
 	uv lock --python 3.11 --upgrade

@@ -44,6 +44,8 @@ class Condition:
     Attributes:
         store_failing: its last write or read failed.
         leases_missing: models whose lease it does not hold.
+        meters_differ: our meter and the cloud's were too far apart on the day last compared.
+        meters_difference: by how much the cloud's was above ours, as a share of ours.
         models: those with a policy; None while the store does not say how they stand.
     """
 
@@ -57,6 +59,8 @@ class Condition:
     oldest_draining_s: float
     models: Sequence[ModelCondition] | None = None
     limits: Sequence[LimitUse] = ()
+    meters_differ: bool = False
+    meters_difference: float = 0.0
 
 
 class Alarms:
@@ -76,6 +80,10 @@ class Alarms:
         self._held = gauge("condemnations_held", "1 while so many nodes fail that none is given up")
         self._payment = gauge("payment_required", "1 while the cloud wants payment")
         self._forbidden = gauge("launches_forbidden", "1 while nothing may be launched at all")
+        self._differ = gauge("meters_differ", "1 while our meter and the cloud's are too far apart")
+        self._difference = gauge(
+            "meters_difference_ratio", "By how much the cloud's meter is above ours"
+        )
         self._draining = gauge("oldest_draining_seconds", "Age of the oldest unfinished drain")
         self._mode = gauge("mode", "1 for the mode that a model is in", ("model", "mode"))
         self._paused = gauge("paused_seconds", "How long a person's pause has held", ("model",))
@@ -122,6 +130,8 @@ class Alarms:
         self._payment.set(condition.payment_required)
         self._forbidden.set(condition.launches_forbidden)
         self._draining.set(condition.oldest_draining_s)
+        self._differ.set(condition.meters_differ)
+        self._difference.set(condition.meters_difference)
         if condition.models is None:
             return
         for per_model in (self._mode, self._paused, self._stopped, self._used, self._ahead):

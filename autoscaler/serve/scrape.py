@@ -48,7 +48,7 @@ async def _records(daemon: Daemon) -> tuple[ModelRecord, ...]:
 def _condition(
     daemon: Daemon, ledger: Ledger | None, records: Sequence[ModelRecord] | None, now: datetime
 ) -> Condition:
-    health = daemon.health
+    health, usage = daemon.health, daemon.usage.last
     models = None
     if records is not None:
         models = [_model(daemon, one, now) for one in records if one.model in daemon.book.policies]
@@ -63,6 +63,8 @@ def _condition(
         launches_forbidden=health.forbidden() is not None,
         oldest_draining_s=(now - min(draining)).total_seconds() if draining else 0.0,
         models=models,
+        meters_differ=usage is not None and usage.differs,
+        meters_difference=usage.difference if usage is not None else 0.0,
         limits=tuple(limit_uses(daemon.reconciler.limits(), ledger)) if ledger else (),
     )
 

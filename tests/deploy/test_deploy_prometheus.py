@@ -136,6 +136,7 @@ async def daemons_http(folder: Path, url: str) -> AsyncIterator[str]:
         market=MarketFeed(cast(Cloud, None), store, clock),  # never asked
         health=Health(),
         lag=LoopLag(clock),
+        usage=SimpleNamespace(last=None),
         leases=SimpleNamespace(models={MODEL}),
         reconciler=SimpleNamespace(last={}, limits=lambda: LIMITS),
         views=Views(store, clock),
