@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from pydantic import TypeAdapter
 
@@ -34,7 +35,13 @@ def instant(text: str) -> datetime:
 
 
 def node_of(row: sqlite3.Row) -> Node:
-    return NODE.validate_json(row["doc"])
+    return _node(row["doc"])
+
+
+@lru_cache(maxsize=4096)
+def _node(doc: str) -> Node:
+    """Each row is read many times between two of its changes; what it says is frozen, so one copy does."""
+    return NODE.validate_json(doc)
 
 
 def closed_at(node: Node) -> str | None:
