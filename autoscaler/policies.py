@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class PolicyBook:
         reach: str | None = None,
         fixed: Mapping[ModelName, Policy] | None = None,
         guard: GrowthGuard | None = None,
+        read: Callable[[], Mapping[ModelName, Policy]] | None = None,
     ) -> None:
         """Say where policies are.
 
@@ -56,9 +57,11 @@ class PolicyBook:
             reach: how nodes are reached; servers that cannot be are refused.
             fixed: the policies themselves, which then stand in no directory: a trial's.
             guard: says which policy a person must confirm; without one every policy is taken up.
+            read: reads them in place of the directory; raises `ConfigError` when any is wrong.
         """
         self._directory = directory
         self._fixed = fixed
+        self._read_elsewhere = read
         self._guard = guard
         self._waiting: dict[ModelName, Policy] = {}
         self._confirmed: dict[ModelName, str] = {}
@@ -117,6 +120,8 @@ class PolicyBook:
     def _read(self) -> Mapping[ModelName, Policy]:
         if self._fixed is not None:
             return self._fixed
+        if self._read_elsewhere is not None:
+            return self._read_elsewhere()
         return read_policies(
             self._directory, emulated=self._emulated, balancer=self._balancer, reach=self._reach
         ).policies

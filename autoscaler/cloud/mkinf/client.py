@@ -95,11 +95,14 @@ class MkinfClient:
             rng: draws the jitter.
         """
         self._settings = settings
-        self._transport = HttpTransport(settings)
+        self._transport: HttpTransport | None = None
+        if send is None:
+            self._transport = HttpTransport(settings)
+            send = self._transport.send
         self._session = Session(
             settings,
             credential,
-            send or self._transport.send,
+            send,
             clock or SystemClock(),
             rng or random.Random(),
         )
@@ -120,7 +123,8 @@ class MkinfClient:
     async def close(self) -> None:
         """Close connections. Calls still under way are not waited for."""
         await self._session.close()
-        await self._transport.close()
+        if self._transport is not None:
+            await self._transport.close()
 
     # the account
 
