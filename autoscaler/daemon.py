@@ -24,7 +24,7 @@ from autoscaler.cloud_check import CloudCheck
 from autoscaler.config import Config
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import Node
-from autoscaler.domain.offer import Offer
+from autoscaler.domain.offer import Market, Offer
 from autoscaler.errors import (
     ConfigError,
     PaymentRequired,
@@ -76,15 +76,13 @@ class Daemon:
         self.clock: Clock = clock or SystemClock()
         self.health = Health()
         self.lag = LoopLag(self.clock)
+        self._listed = listed_offers(load_prices(config.cloud.prices_file))
         self.book = PolicyBook(
             config.policies,
             emulated=config.cloud.is_loopback,
             balancer=config.balancer,
             reach=config.way,
-            guard=GrowthGuard(
-                dearest_of(listed_offers(load_prices(config.cloud.prices_file))),
-                config.limits.confirm_growth,
-            ),
+            guard=GrowthGuard(dearest_of(self._listed), config.limits.confirm_growth),
         )
         self.wakes = Wakes()
         unneeded = frozenset({"firewall"}) if config.way == "tunnel" else frozenset()
@@ -199,6 +197,7 @@ class Daemon:
             metrics=self.metrics,
             health=self.health,
             idle=self._feed_watchdog,
+            listed=Market(self._listed, clock.now()),
         )
         self.reconciler = Reconciler(
             config,

@@ -12,6 +12,7 @@ from autoscaler.act import Unbooked
 from autoscaler.clock import Clock
 from autoscaler.config import Timings
 from autoscaler.domain.money import ZERO, total
+from autoscaler.domain.offer import Market
 from autoscaler.errors import AutoscalerError, CloudUnavailable
 from autoscaler.health import Health
 from autoscaler.market import MarketFeed
@@ -33,6 +34,7 @@ class SweepRounds:
 
     Attributes:
         idle: told after a round where there is no model, whose passes would feed the watchdog.
+        listed: the price list: what a machine costs is known before the market is.
     """
 
     sweeper: Sweeper
@@ -47,6 +49,7 @@ class SweepRounds:
     metrics: Metrics
     health: Health
     idle: Callable[[], None]
+    listed: Market | None = None
 
     async def count_start(self) -> None:
         """Record this start. Too many in a short time, and the daemon launches nothing: it is in a crash loop."""
@@ -80,7 +83,7 @@ class SweepRounds:
 
     async def _sweep(self) -> None:
         findings = await self.sweeper.sweep(
-            model_slugs(tuple(self.book.policies)), self.market.last
+            model_slugs(tuple(self.book.policies)), self.market.last or self.listed
         )
         self.metrics.swept(findings)
         self.health.held = findings.held
@@ -97,7 +100,7 @@ class SweepRounds:
 
     def unbooked(self) -> Unbooked:
         """What is ours and in no row, each machine by its offer, else at the dearest there is."""
-        market, listing = self.market.last, self.inventory.last
+        market, listing = self.market.last or self.listed, self.inventory.last
         offers = market.offers if market is not None else ()
         dearest = max((o.price_per_hour for o in offers if o.price_per_hour), default=ZERO)
         largest = max((o.gpus for o in offers), default=0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from autoscaler.domain.money import ZERO
 from autoscaler.domain.node import Endpoint, Node, State
-from autoscaler.nodes.lifecycle import Sighting, Step
+from autoscaler.nodes.lifecycle import REFUSALS, Sighting, Step
 
 _QUEUE_FACTOR = 1.2  # requests placed on one replica beyond B*, so that its batch never runs dry
 
@@ -100,11 +100,18 @@ def endpoints_of(node: Node, urls: Sequence[str]) -> tuple[Endpoint, ...]:
 
 def closed(node: Node, now: datetime) -> Node:
     """The row of a node that is gone, with what it cost from its create call on."""
-    if node.booted_at is None:
-        # No listing ever had it: its operation failed, and nothing was metered.
+    if node.booted_at is None and _was_refused(node):
+        # Its operation failed, and no listing ever had it: nothing was metered.
         return replace(node, gone_at=now, cost=ZERO, sent_at=None, nonce=None)
-    cost = node.price_per_hour.for_time(now - node.sent_at) if node.sent_at else node.cost
+    # a clock that was set back must not earn money
+    billed = max(now - node.sent_at, timedelta(0)) if node.sent_at else None
+    cost = node.price_per_hour.for_time(billed) if billed is not None else node.cost
     return replace(node, gone_at=now, cost=cost, nonce=None)
+
+
+def _was_refused(node: Node) -> bool:
+    """Whether the cloud said itself that it made nothing; one that no listing showed may have billed all the same."""
+    return (node.failure or "").partition(":")[0] in REFUSALS | {"cloud"}
 
 
 def receipt(node: Node) -> str:

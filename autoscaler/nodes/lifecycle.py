@@ -206,7 +206,9 @@ def _draining(node: Node, seen: Sighting, rules: Rules, overdue: bool) -> Step:
 def _may_appear(node: Node, rules: Rules, now: datetime) -> bool:
     """Whether its create may still bring a machine that no listing has shown yet: absence proves nothing before."""
     kind = (node.failure or "").partition(":")[0]
-    if kind in REFUSALS or kind == "cloud":  # the cloud said no
+    said_no = kind in REFUSALS or kind == "cloud"
+    if said_no and (kind != "create" or node.operation_id is None):
+        # No stock, no quota, or refused in the call's own answer. An operation that merely FAILED proves nothing.
         return False
     if node.booted_at is not None or node.sent_at is None:
         return False

@@ -142,6 +142,24 @@ async def test_a_machine_that_comes_back_again_and_again_is_deleted_each_time(
     assert (doomed.state, doomed.machine_id) == (State.TERMINATING, stray.id)
 
 
+async def test_a_listing_that_leaves_an_orphan_out_does_not_begin_its_grace_anew(
+    alive: Life, sweeper: Sweeper
+) -> None:
+    stray = alive.cloud.add(stray_name())
+    await sweeper.sweep(SLUGS, MARKET)
+    alive.clock.move(300)
+    del alive.cloud.vms[stray.id]
+    await sweeper.sweep(SLUGS, MARKET)
+    alive.cloud.vms[stray.id] = stray
+    alive.clock.move(300)
+    await alive.leases.acquire(ORPHANS_MODEL)
+    await alive.leases.acquire(MODEL)
+
+    await sweeper.sweep(SLUGS, MARKET)
+
+    assert [row.machine_id for row in await open_rows(alive)] == [stray.id]
+
+
 async def test_an_orphans_first_sight_outlives_the_daemon(alive: Life, sweeper: Sweeper) -> None:
     alive.cloud.add(stray_name())
     await sweeper.sweep(SLUGS, MARKET)
