@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from autoscaler.balance.gateway import GatewayBalancer
 from autoscaler.balance.haproxy import HaproxyBalancer, HaproxySettings
+from autoscaler.balance.haproxy_socket import show_info
 from autoscaler.balance.protocol import Balancer, PoolReport
 from autoscaler.domain.ids import ModelName
 from autoscaler.errors import BalancerUnavailable
@@ -122,9 +124,12 @@ class Standing:
 
     async def crash(self, name: str) -> None:
         """One of them is killed, and started again as it was."""
+        worker = (await show_info(self.folder / SOCKET)).pid  # HAProxy's master does not serve
         self._processes[name].kill()
         await self._processes[name].wait()
         if name == "haproxy":
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
             await self._start(name, self._haproxy_argv())
             await self._answers(self.haproxy)
         else:
