@@ -434,6 +434,7 @@ class Life:
     markets: list[Market] = field(default_factory=list)
     unpaid: list[str] = field(default_factory=list)
     settling: list[timedelta] = field(default_factory=list)
+    disagreed: list[ModelName] = field(default_factory=list)
     pause_s: float = 2.0
 
     async def add(self, row: Node) -> Node:
@@ -513,6 +514,7 @@ async def life(
     bad_script: list[ConfigError] = []
     unpaid: list[str] = []
     settling: list[timedelta] = []
+    disagreed: list[ModelName] = []
     launcher = _launcher(store, cloud, clock, leases, market, forbidden, bad_script, unpaid)
     policies = {MODEL: policy()}
     runner = NodeRunner(
@@ -531,12 +533,13 @@ async def life(
             market=lambda: market[0],
             changed=lambda before, after: None,
             settling=settling.append,
+            disagreed=disagreed.append,
         )
     )
     made = Life(
         store, clock, cloud, balancer, prober, leases, launcher, runner, inventory, policies
     )
-    made.unpaid, made.settling = unpaid, settling
+    made.unpaid, made.settling, made.disagreed = unpaid, settling, disagreed
     made.forbidden, made.bad_script, made.markets = forbidden, bad_script, market
     return made
 

@@ -31,6 +31,7 @@ async def test_a_node_goes_its_whole_way_and_leaves_a_receipt(alive: Life) -> No
     assert up[row.name].state is ServerState.UP
     assert alive.cloud.vms == {}
     assert alive.balancer.servers == {}
+    assert alive.disagreed == []
     assert alive.cloud.sent("create") == [row.name]
     assert await kinds(alive, row) == [
         "node_planned",
@@ -54,6 +55,23 @@ async def test_a_balancer_that_forgot_a_ready_node_is_told_again(alive: Life) ->
     still = await alive.steps(row.name, 2)
 
     assert still.state is State.READY
+    assert alive.balancer.servers[row.name].state is ServerState.UP
+
+
+async def test_a_balancer_that_lists_a_node_otherwise_than_recorded_is_told_of_each_time(
+    alive: Life,
+) -> None:
+    row = await ready(alive)
+    alive.clock.move(60)
+    await alive.steps(row.name, 2)
+    agreed = list(alive.disagreed)
+
+    for _ in range(3):  # somebody else takes it out again and again
+        alive.balancer.servers.clear()
+        await alive.step(row.name)
+
+    assert agreed == []
+    assert alive.disagreed == [MODEL] * 3
     assert alive.balancer.servers[row.name].state is ServerState.UP
 
 
