@@ -46,7 +46,7 @@ REQUEST = VmRequest("box-1", "l40s-48gb.1x", "us-east1-a", "ubuntu", "ssh-ed2551
         (403, {"status": 403, "message": "Forbidden"}, Rejected),
         (402, {"message": "no card", "url": "https://pay.example/canary-url"}, PaymentRequired),
         (404, {"code": "not_found", "message": "no such project"}, NotFound),
-        (409, {"code": "conflict", "message": "name is taken"}, Rejected),
+        (409, {"code": "conflict", "message": "name is taken"}, OutcomeUnknown),
         (429, {"code": "too_many_requests", "message": "slow down"}, CloudUnavailable),
         (500, {"code": "internal_error", "message": "oops"}, OutcomeUnknown),
         (502, b"<html><head><title>502 Bad Gateway</title></head></html>", OutcomeUnknown),

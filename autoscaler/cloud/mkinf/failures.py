@@ -16,7 +16,7 @@ from typing import Final
 
 import orjson
 
-from autoscaler.cloud.mkinf.endpoints import Endpoint, Mark
+from autoscaler.cloud.mkinf.endpoints import VM_CREATE, Endpoint, Mark
 from autoscaler.cloud.mkinf.transport import Response
 from autoscaler.errors import (
     AuthFailed,
@@ -98,6 +98,9 @@ def failure_of(
             return _absent(endpoint, complaint, said, repeatable)
         case 405 | 501:
             return _missing(endpoint, said)
+        case 409 if endpoint == VM_CREATE and not _speaks_of_quota_or_stock(complaint):
+            # A name is sent once, so what has it already is our own: somebody between us sent the call twice.
+            return OutcomeUnknown(said)
         case 408 | 425 | 429:
             return CloudUnavailable(said, retry_after_s=retry_after_s(response.headers, now))
         case status if status >= 500:
