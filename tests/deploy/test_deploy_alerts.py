@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from tests.deploy.test_deploy_prometheus import daemons_http, gateway_page, prom
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "rules" / "autoscaler.yml"
 UNIT_TESTS = ROOT / "deploy" / "prometheus" / "tests" / "autoscaler.yml"
+DASHBOARD = ROOT / "deploy" / "grafana" / "autoscaler.json"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 PARTS = ["What happened", "What the daemon already does", "What to type"]
 
@@ -151,16 +154,54 @@ async def test_every_figure_in_a_rule_is_on_the_pages_that_are_scraped(tmp_path:
     known = {"up"}
     for text in (page, gateway_page()):
         for family in text_string_to_metric_families(text):
-            known |= {family.name, f"{family.name}_total"}
+            known |= {family.name, f"{family.name}_total", f"{family.name}_bucket"}
 
+    asked = [(rule["alert"], rule["expr"]) for rule in rules()] + list(drawn())
     unknown = {
-        (rule["alert"], metric)
-        for rule in rules()
-        for metric in re.findall(r"\b(?:autoscaler_\w+|up\b(?=[{ ]))", rule["expr"])
+        (where, metric)
+        for where, expression in asked
+        for metric in re.findall(r"\b(?:autoscaler_\w+|up\b(?=[{ ]))", expression)
         if metric not in known
     }
 
     assert unknown == set()
+
+
+def drawn() -> Iterator[tuple[str, str]]:
+    """Each panel of the dashboard with what it asks."""
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel.get("targets", ()):
+            yield panel["title"], target["expr"]
+
+
+async def test_prometheus_understands_what_each_panel_asks(tmp_path: Path) -> None:
+    rules_file = tmp_path / "panels.json"  # JSON is YAML
+    recorded = [
+        {"record": f"panel_{number}", "expr": expression.replace("$model", ".*")}
+        for number, (_, expression) in enumerate(drawn())
+    ]
+    rules_file.write_text(json.dumps({"groups": [{"name": "panels", "rules": recorded}]}))
+
+    status, said = await promtool("check", "rules", str(rules_file))
+
+    assert status == 0, said
+    assert len(recorded) > 20
+
+
+def test_the_dashboards_panels_do_not_overlap_and_say_what_they_show() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+
+        assert at["x"] + at["w"] <= 24
+        assert not cells & taken, panel["title"]
+        assert panel["type"] == "row" or len(panel["description"]) > 5
+        taken |= cells
 
 
 def test_the_scrape_configuration_reads_the_rules() -> None:
