@@ -122,9 +122,14 @@ def test_what_a_page_says_to_type_can_be_typed(name: str) -> None:
         assert why_not_typed(shlex.split(line, comments=True)[1:]) is None, line
 
 
+@cache
+def program() -> Any:  # click's, which ships with typer
+    return typer.main.get_command(app)
+
+
 def why_not_typed(words: list[str]) -> str | None:
     """Why the program would not know this command line, as far as its words go."""
-    command: Any = typer.main.get_command(app)
+    command = program()
     while hasattr(command, "commands"):
         if not words or words[0] not in command.commands:
             return f"no command {words[:1]}"
