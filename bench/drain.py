@@ -95,9 +95,9 @@ def _print(run: Lossless, took_s: float) -> int:
         "scale_ins": len(drains),
         "took_s": round(took_s),
         "scale_ins_at_once_most": fleet.most,
-        "of_servers_with_requests": fleet.busy,
-        "of_a_models_last_server": fleet.last,
-        "taken_back": fleet.undrained,
+        "drains_of_servers_with_requests": fleet.busy,
+        "drains_of_a_models_last_server": fleet.last,
+        "drains_taken_back": fleet.undrained,
         "reloads": run.reloads,
         "drain_s_p50": round(statistics.median(drains), 1),
         "drain_s_max": round(drains[-1], 1),
@@ -116,5 +116,5 @@ def _print(run: Lossless, took_s: float) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--long", action="store_true", help="1,000 scale-ins, for half an hour")
+    parser.add_argument("--long", action="store_true", help="1,000 scale-ins, for 20 minutes")
     sys.exit(main(LONG if parser.parse_args().long else SHORT))

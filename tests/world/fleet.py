@@ -77,8 +77,8 @@ class Fleet:
     Attributes:
         wanted: scale-ins until it is over.
         drains_s: how long each took.
-        busy: scale-ins of servers with requests in flight.
-        last: scale-ins that left a model without a server that serves.
+        busy: drains that began with requests in flight.
+        last: drains that left a model without a server that serves.
         most: drains at the same time.
         undrained: drains that were taken back, since requests waited.
         is_open: every balancer knows every model.
