@@ -3,9 +3,12 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 PYTEST_ARGS ?=
+SCHEDULES ?= 200
+SEED ?= 0
+FAULTS_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema lock audit sbom release check
+.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema lock audit sbom release check faults faults-planted
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +47,12 @@ test: check  ## everything that CI runs: lint, types, imports, all tests
 
 test-live: setup  ## the contract suite against the real cloud (MKINF_KEY_FILE=path; read-only)
 	@$(BIN)/python -m pytest -m live tests/contract $(PYTEST_ARGS)
+
+faults: setup  ## simulated schedules of faults against every promise (SCHEDULES=200 SEED=0)
+	@$(BIN)/python -m tests.faults --schedules $(SCHEDULES) --seed $(SEED) $(FAULTS_ARGS)
+
+faults-planted: setup  ## planted bugs: every check of `make faults` must see those it is there for
+	@$(BIN)/python -m tests.faults --planted
 
 bench: setup  ## the benchmarks: ratios against a peer or a bound, in one run
 	@$(BIN)/python -m bench
