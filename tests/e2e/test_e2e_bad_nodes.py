@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.world import World
+from tests.e2e.world import MODEL, World
 
 pytestmark = pytest.mark.e2e
 
@@ -55,6 +55,12 @@ async def test_a_bad_machine_fails_with_its_reason_and_launches_stop(
         assert len(told.out.splitlines()) > details[0].count("\n")
     explained = await cloud.command("explain", "chat")
     assert "autoscaler resume" in explained.out
+    figures = await cloud.metrics()
+    kind = reason.partition(":")[0]
+    assert f'autoscaler_node_failures_total{{kind="{kind}",model="{MODEL}"}} {tries}.0' in figures
+    assert f'autoscaler_launches_stopped{{model="{MODEL}"}} 1.0' in figures
+    mismatches = tries if kind == "host-key" else 0
+    assert f"autoscaler_host_key_mismatches_total {mismatches}.0" in figures
 
 
 async def test_after_a_person_has_resumed_the_model_launches_are_tried_again(

@@ -118,6 +118,7 @@ async def test_a_cloud_that_fails_for_a_while_costs_no_request_and_no_machine(
 
     await _serves_with_one_machine(there)
     assert [n["name"] for n in await there.nodes()] == [node["name"]]
+    assert 'cloud_calls_total{call="inventory",outcome="unavailable"}' in await there.metrics()
 
 
 @pytest.mark.parametrize("kind", ["list_empty", "flicker", "odd_state", "bad_item"])
