@@ -10,6 +10,7 @@ import structlog
 
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import NodeEvent
+from autoscaler.errors import StoreUnavailable
 from autoscaler.growth import Growth
 from autoscaler.health import Health
 from autoscaler.market import MarketFeed
@@ -125,21 +126,33 @@ class PolicyUptake:
         """Read the files again whenever woken, for ever."""
         # now and then also without a sign: a directory that was replaced is watched no more
         self.wakes.every("policies", _RELOAD)
+        added: list[ModelName] = []
+        changed: list[ModelName] = []
         while True:
             await self.wakes.wait("policies")
             change = self.book.reload()
             self.metrics.reloaded(ok=change.error is None and not change.held)
-            for model in (*change.added, *change.changed):
-                await self._keep(model)
-            await self.settle_promotions()
-            await self._tell(change.grown, change.held)
-            for model in change.added:
-                await self.leases.acquire(model)
-                self.start(model)
-            for model in change.changed:
-                await self.drop_feed(model)
-                self.wakes.now(f"model {model}")
+            added += change.added
+            changed += change.changed
+            try:
+                for model in (*added, *changed):
+                    await self._keep(model)
+                await self.settle_promotions()
+                await self._tell(change.grown, change.held)
+                await self._begin(added, changed)
+            except StoreUnavailable as exc:
+                # The book knows them by now and will not name them again: they stay due.
+                log.warning("policies_not_taken_up", models=[*added, *changed], why=str(exc))
             self.want_ports()
+
+    async def _begin(self, added: list[ModelName], changed: list[ModelName]) -> None:
+        """Begin the passes of what was added and new feeds of what changed; what is done is taken out."""
+        while added:
+            await self.leases.acquire(added[0])
+            self.start(added.pop(0))
+        while changed:
+            await self.drop_feed(changed[0])
+            self.wakes.now(f"model {changed.pop(0)}")
 
     def want_ports(self) -> None:
         """Every port that a node of any policy may serve on: one per replica."""

@@ -10,6 +10,8 @@ from autoscaler.domain.node import State
 from autoscaler.errors import ConfigError
 from autoscaler.policy import NodeBounds
 from tests.faults.kinds import LONG, Apply, Params, Undo, kind, open_rows, which
+from tests.faults.options import ModelOptions, policy_of
+from tests.faults.shop import Demand
 from tests.faults.world import World
 
 # -- the daemon and its clock
@@ -163,6 +165,13 @@ def _spec_changes(world: World, params: Params) -> None:
     world.change_policy(policy.model_copy(update={"server": server}))
 
 
+def _added(world: World, params: Params) -> None:
+    late = ModelOptions(ModelName("test/late"), int(params["least"]), 2, "wait", Demand(()))
+    if late.name not in world.policies:
+        world.shop.open(late.name)
+        world.change_policy(policy_of(late))
+
+
 def _paused(world: World, params: Params) -> Undo:
     name = _model(world, params)
     world.person("pause", name)
@@ -187,6 +196,13 @@ def _unknown(world: World, params: Params) -> None:
 
 kind("policy half-written", "P1", _policy_broken, weight=2, lasts=LONG)
 kind("policy vanishes", "P1", _policy_vanishes, weight=3, lasts=LONG)
+kind(
+    "a model is added",
+    "P1",
+    _added,
+    weight=3,
+    draw=lambda rng: {"least": float(rng.randint(0, 1))},
+)
 kind(
     "bounds change",
     "P2",

@@ -111,10 +111,14 @@ class Shop:
 
     def __post_init__(self) -> None:
         for model in self.demand:
-            self.waiting[model] = deque()
-            self.troubles[model] = Trouble()
-            self._came[model] = deque([0] * _WINDOW, maxlen=_WINDOW)
-            self._done[model] = deque([0] * _WINDOW, maxlen=_WINDOW)
+            self.open(model)
+
+    def open(self, model: ModelName) -> None:
+        """Clients may ask for a model from now on."""
+        self.waiting[model] = deque()
+        self.troubles[model] = Trouble()
+        self._came[model] = deque([0] * _WINDOW, maxlen=_WINDOW)
+        self._done[model] = deque([0] * _WINDOW, maxlen=_WINDOW)
 
     # time passes
 
