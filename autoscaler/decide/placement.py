@@ -79,6 +79,11 @@ class _Ground:
         one = 1 if self.decision.want > 0 and not self.limits.drain_to_min else 0
         return min(max(self.policy.nodes.min, one), self.policy.nodes.max)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether more stand than the policy allows: its most was lowered, or a late machine was taken up."""
+        return len(self.standing) > max(self.policy.nodes.max, self.least_nodes)
+
     def units(self, node: Node) -> float:
         return node.units if self.yardstick is None else self.yardstick.node_units(node)
 
@@ -107,6 +112,8 @@ def place(
     yardstick = Yardstick.of(policy, market, work, profiles, decision.reference)
     ground = _Ground(policy, decision, fleet, market, limits, now, profiles, work, yardstick)
     stands = sum(ground.units(node) for node in ground.standing)
+    if ground.is_over and decision.release_allowed:
+        return _release(ground, stands)
     if _too_little(ground, stands):
         return _rent(ground, stands)
     if decision.release_allowed or limits.drain_to_min:
@@ -282,16 +289,21 @@ def _release(ground: _Ground, stands: float) -> Plan:
     need = ground.need + SLACK if ground.decision.want > 0 else 0.0
     if ground.limits.drain_to_min:
         need = 0.0
+    elif ground.is_over:
+        # Whatever is needed, one more can go: the smallest.
+        need = min(need, stands - min(ground.units(node) for node in ground.standing))
     keep = Keep(
         need=need,
         nodes=ground.least_nodes,
-        spread=ground.policy.spread if ground.need > 1 else None,
+        spread=ground.policy.spread if ground.need > 1 and not ground.is_over else None,
     )
     held = [_held(ground, node) for node in ground.standing]
     chosen = choose_releases(held, keep, ground.now)
     why = f"{ground.need:.2f} needed, {stands:.2f} stand"
     if ground.decision.binding == OVERRIDE:
         why = ground.decision.reason.partition(";")[0]
+    if ground.is_over:
+        why = f"nodes.max is {ground.policy.nodes.max}, {len(ground.standing)} stand"
     if ground.limits.drain_to_min:
         why = "a spend limit is passed, the policy drains to its least"
     releases = tuple(Release(one.node.name, f"{SCALE_IN}: {why}; {_which(one)}") for one in chosen)

@@ -17,6 +17,7 @@ from autoscaler.domain.money import Money
 from autoscaler.domain.node import State
 from autoscaler.domain.offer import BackOff, Market, Offer, OfferKey
 from autoscaler.domain.plan import Plan
+from autoscaler.policy import NodeBounds
 
 if TYPE_CHECKING:
     from tests.decide.conftest import World
@@ -305,6 +306,21 @@ def test_one_node_in_ten_is_given_back_at_a_time_and_never_a_tenth_too_many(worl
     assert len(three.releases) == 1
     assert hardly.releases == ()
     assert three.releases[0].reason.startswith("scale-in: 1.85 needed, 3.00 stand; ")
+
+
+def test_more_nodes_than_the_policy_allows_go_one_by_one_whatever_is_needed(world: World) -> None:
+    world.add(3)
+    world.policy = world.policy.model_copy(update={"nodes": NodeBounds(min=0, max=2)})
+
+    over = plan_for(world, 5.0, release=True)
+    held = plan_for(world, 5.0)
+    world.nodes = world.nodes[:2]
+    within = plan_for(world, 5.0, release=True)
+
+    assert [r.reason.partition(";")[0] for r in over.releases] == [
+        "scale-in: nodes.max is 2, 3 stand"
+    ]
+    assert held.releases == within.releases == ()
 
 
 def test_nothing_is_given_back_unless_the_decision_allows_it(world: World) -> None:

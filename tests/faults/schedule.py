@@ -248,7 +248,7 @@ def what_is_left(world: World) -> list[str]:
                 for one in world.balancers
                 if not any(e.endpoint.id == row.name for e in one.takers(row.model))
             ]
-    for model in world.policies:
+    for model, policy in world.policies.items():
         thought = run.daemon.reconciler.last.get(model)
         if thought is None:
             left.append(f"{model}: no pass has ended")
@@ -257,6 +257,9 @@ def what_is_left(world: World) -> list[str]:
         refused = {index for index, _ in thought.refused}
         if plan.releases or any(i not in refused for i in range(len(plan.launches))):
             left.append(f"{model}: its plan is not empty: {thought.decision.reason}")
+        ready = sum(1 for row in rows.values() if row.model == model and row.state is State.READY)
+        if ready > policy.nodes.max:
+            left.append(f"{model}: {ready} serve, at most {policy.nodes.max} may")
     return left
 
 
@@ -265,7 +268,9 @@ def _judge_end(world: World) -> None:
     now = world.time.now()
     scene = world.scene(timedelta(0), timedelta(0))
     world.inspector.metered(
-        scene, timedelta(seconds=world.unable_s), timedelta(seconds=world.stepped_s)
+        scene,
+        timedelta(seconds=world.unable_s + world.time.asleep_s),
+        timedelta(seconds=world.stepped_s),
     )
     texts = [str(row) for row in world.store.db.execute("SELECT * FROM events")]
     texts += [doc for (doc,) in world.store.db.execute("SELECT doc FROM nodes")]
