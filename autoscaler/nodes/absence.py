@@ -39,6 +39,10 @@ class AbsenceProof:
             self.seen.append(read_at_s)
             del self.seen[1:-_LISTINGS]  # the first and the newest say it all
 
+    def absent_for(self, now_s: float) -> timedelta:
+        """How long ago, at this time since boot, the first of the listings that agree was read."""
+        return timedelta(seconds=now_s - self.seen[0]) if self.seen else timedelta(0)
+
     @property
     def listings_agree(self) -> bool:
         """Whether only the GET is missing."""

@@ -7,9 +7,13 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from autoscaler.domain.money import ZERO
-from autoscaler.domain.node import Endpoint, Node, State
+from autoscaler.domain.node import BY_HAND, Endpoint, Node, State
 from autoscaler.nodes.lifecycle import REFUSALS, Sighting, Step
 
+_NOT_ORDERED = frozenset(
+    {"sweep", "adopted", BY_HAND}
+)  # what decided on the rows of machines that were found
+_LINGERS = timedelta(seconds=30)  # a machine may bill for a moment longer than it is listed
 _QUEUE_FACTOR = 1.2  # requests placed on one replica beyond B*, so that its batch never runs dry
 
 
@@ -61,8 +65,14 @@ def looked_at(
     return after
 
 
-def entered(node: Node, seen: Sighting, step: Step, now: datetime) -> Node:
-    """The node in the state that a step takes it to, with what belongs to that state."""
+def entered(
+    node: Node, seen: Sighting, step: Step, now: datetime, absent_for: timedelta = timedelta(0)
+) -> Node:
+    """The node in the state that a step takes it to, with what belongs to that state.
+
+    Args:
+        absent_for: how long complete listings have lacked it, up to now.
+    """
     after = replace(node, state=step.state, since=now, reason=step.reason)
     match step.state:
         case State.FAILED:
@@ -74,7 +84,7 @@ def entered(node: Node, seen: Sighting, step: Step, now: datetime) -> Node:
         case State.READY:
             return replace(after, ready_at=after.ready_at or now)
         case State.GONE:
-            return closed(after, now)
+            return closed(after, now - _unbilled(node, absent_for))
         case State.CANCELLED:
             return replace(after, sent_at=None, nonce=None)  # refused: the meter never ran
         case State.LOST:
@@ -98,8 +108,20 @@ def endpoints_of(node: Node, urls: Sequence[str]) -> tuple[Endpoint, ...]:
     )
 
 
+def _unbilled(node: Node, absent_for: timedelta) -> timedelta:
+    """How much of the proof of its absence costs nothing. A machine that we did not order began by the cloud's clock,
+    which may be wrong: its meter runs to the end of the proof."""
+    if node.decision in _NOT_ORDERED:
+        return timedelta(0)
+    return max(timedelta(0), absent_for - _LINGERS)
+
+
 def closed(node: Node, now: datetime) -> Node:
-    """The row of a node that is gone, with what it cost from its create call on."""
+    """The row of a node that was gone at `now`, with what it cost from its create call on.
+
+    The proof takes a minute and more, during which the machine does not bill any more: what it cost ends a little
+    after the first of the listings that lack it.
+    """
     if node.booted_at is None and _was_refused(node):
         # Its operation failed, and no listing ever had it: nothing was metered.
         return replace(node, gone_at=now, cost=ZERO, sent_at=None, nonce=None)

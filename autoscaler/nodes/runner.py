@@ -288,7 +288,8 @@ class NodeRunner:
         after = looked_at(node, seen, step, memory.stage, speed, now)
         if step.state is node.state:
             return after
-        return entered(after, seen, step, now)
+        absent_for = memory.absence.absent_for(self._parts.clock.boot_s())
+        return entered(after, seen, step, now, absent_for)
 
     async def _effect(
         self, node: Node, step: Step, policy: Policy | None, memory: NodeMemory

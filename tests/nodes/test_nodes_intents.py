@@ -12,7 +12,17 @@ from autoscaler.domain.machine import OperationState
 from autoscaler.domain.money import ZERO
 from autoscaler.domain.node import State
 from autoscaler.errors import HeldBack, PaymentRequired
-from tests.nodes.life_parts import MODEL, NOON, TIMINGS, Life, life, node, open_store, policy
+from tests.nodes.life_parts import (
+    MODEL,
+    NOON,
+    TIMINGS,
+    Life,
+    life,
+    node,
+    open_store,
+    policy,
+    seconds,
+)
 
 NAME = node().name
 
@@ -142,7 +152,9 @@ async def test_a_create_that_brings_nothing_is_gone_once_it_has_settled(alive: L
     gone = await alive.until(NAME, State.GONE, 400)
 
     assert gone.since - NOON >= TIMINGS.settling_time
-    assert gone.cost == ZERO
+    assert gone.sent_at is not None
+    assert gone.gone_at is not None
+    assert gone.cost == gone.price_per_hour.for_time(gone.gone_at - gone.sent_at)  # it may have
 
 
 async def test_a_failed_operation_whose_machine_was_seen_costs_what_it_ran(alive: Life) -> None:
@@ -158,4 +170,6 @@ async def test_a_failed_operation_whose_machine_was_seen_costs_what_it_ran(alive
     gone = await alive.until(NAME, State.GONE)
 
     assert gone.sent_at is not None
-    assert gone.cost == gone.price_per_hour.for_time(gone.since - gone.sent_at)
+    assert gone.gone_at is not None
+    assert gone.cost == gone.price_per_hour.for_time(gone.gone_at - gone.sent_at)
+    assert seconds(0) < gone.since - gone.gone_at < TIMINGS.gone_after

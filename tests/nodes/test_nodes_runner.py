@@ -44,7 +44,9 @@ async def test_a_node_goes_its_whole_way_and_leaves_a_receipt(alive: Life) -> No
     ]
     receipt = (await alive.store.events(node=row.name))[-1].detail
     assert f"cost: {gone.cost}" in receipt
-    assert gone.cost == gone.price_per_hour.for_time(gone.since - gone.sent_at)  # type: ignore[operator]
+    assert gone.sent_at is not None
+    assert gone.gone_at is not None
+    assert gone.cost == gone.price_per_hour.for_time(gone.gone_at - gone.sent_at)
     assert len((await alive.store.boots(MODEL))[KEY]) == 1
 
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from autoscaler.domain.node import Node, State
 from autoscaler.errors import CloudUnavailable, Rejected
-from tests.nodes.life_parts import MODEL, TIMINGS, Life, life, node, open_store
+from tests.nodes.life_parts import MODEL, TIMINGS, Life, life, minutes, node, open_store
 
 
 @pytest.fixture
@@ -28,6 +28,21 @@ async def ending(alive: Life) -> Node:
     after = replace(row, state=State.DRAINING, since=alive.clock.now(), reason="idle")
     await alive.store.update(alive.leases.current(MODEL), row, after)
     return await alive.until(row.name, State.TERMINATING)
+
+
+async def test_the_meter_stops_within_a_minute_of_the_machine_and_never_before_it(
+    alive: Life,
+) -> None:
+    row = await ending(alive)
+    while alive.cloud.vms:
+        await alive.step(row.name)
+    ended = alive.clock.now()
+
+    gone = await alive.until(row.name, State.GONE)
+
+    assert gone.gone_at is not None
+    assert ended <= gone.gone_at <= ended + minutes(1)
+    assert gone.gone_at < gone.since  # the proof took longer
 
 
 async def test_a_running_machine_whose_deletes_come_to_nothing_is_stopped_first(
