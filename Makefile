@@ -6,9 +6,10 @@ PYTEST_ARGS ?=
 SCHEDULES ?= 200
 SEED ?= 0
 FAULTS_ARGS ?=
+KILLS ?= 200
 DEMO_ARGS ?=
 
-.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema lock audit sbom release check faults faults-planted
+.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema lock audit sbom release check faults faults-planted crash crash-random
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +51,12 @@ test-live: setup  ## the contract suite against the real cloud (MKINF_KEY_FILE=p
 
 faults: setup  ## simulated schedules of faults against every promise (SCHEDULES=200 SEED=0)
 	@$(BIN)/python -m tests.faults --schedules $(SCHEDULES) --seed $(SEED) $(FAULTS_ARGS)
+
+crash: setup  ## the real daemon, killed at each named point between a record and an effect
+	@$(BIN)/python -m pytest tests/crash $(PYTEST_ARGS)
+
+crash-random: setup  ## the real daemon under load, killed at random moments (KILLS=200 SEED=0)
+	@KILLS=$(KILLS) SEED=$(SEED) $(BIN)/python -m pytest -s tests/crash/test_crash_random.py $(PYTEST_ARGS)
 
 faults-planted: setup  ## planted bugs: every check of `make faults` must see those it is there for
 	@$(BIN)/python -m tests.faults --planted
