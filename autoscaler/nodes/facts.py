@@ -84,7 +84,7 @@ def entered(
         case State.READY:
             return replace(after, ready_at=after.ready_at or now)
         case State.GONE:
-            return closed(after, now - _unbilled(node, absent_for))
+            return closed(after, now - _unbilled(node, absent_for, now))
         case State.CANCELLED:
             return replace(after, sent_at=None, nonce=None)  # refused: the meter never ran
         case State.LOST:
@@ -108,12 +108,13 @@ def endpoints_of(node: Node, urls: Sequence[str]) -> tuple[Endpoint, ...]:
     )
 
 
-def _unbilled(node: Node, absent_for: timedelta) -> timedelta:
+def _unbilled(node: Node, absent_for: timedelta, now: datetime) -> timedelta:
     """How much of the proof of its absence costs nothing. A machine that we did not order began by the cloud's clock,
     which may be wrong: its meter runs to the end of the proof."""
     if node.decision in _NOT_ORDERED:
         return timedelta(0)
-    return max(timedelta(0), absent_for - _LINGERS)
+    # listings that lack it before we asked for it to go may have lied
+    return max(timedelta(0), min(absent_for, now - node.since) - _LINGERS)
 
 
 def closed(node: Node, now: datetime) -> Node:
