@@ -100,7 +100,7 @@ async def test_its_limits_hold_on_paper_too(shadow: Desk) -> None:
 
 
 async def test_models_in_shadow_share_the_limits_of_all_on_paper_too(shadow: Desk) -> None:
-    other = ModelName("mistral")
+    other = ModelName("Qwen/Qwen3-8B")
     assert await shadow.leases.acquire(other)
     shadow.config = shadow.config.model_copy(
         update={"limits": LimitSettings.model_validate({"nodes": 3, "launches_per_window": 60})}
@@ -125,6 +125,24 @@ async def test_models_in_shadow_share_the_limits_of_all_on_paper_too(shadow: Des
 
     assert sum(first.values()) == 3
     assert after_a_restart == first
+
+
+async def test_a_model_that_may_not_rent_keeps_no_money_from_those_that_may(shadow: Desk) -> None:
+    other = ModelName("Qwen/Qwen3-8B")
+    watched = policy(mode="shadow", model=other, nodes={"min": 2, "max": 2})
+    both = {CHAT: policy(nodes={"min": 1, "max": 2}), other: watched}
+    made = shadow.remade(both)
+
+    async def floors(model: ModelName) -> set[ModelName]:
+        record = await shadow.store.record(model)
+        inputs = await made.observe(both[model], record, shadow.clock.now())
+        return set(inputs.limits.floors_per_hour)
+
+    assert await floors(CHAT) == {CHAT}
+    assert await floors(other) == {CHAT, other}  # as if it might: that is what paper is for
+    await shadow.store.set_retired(CHAT, "anna", NOON)
+    await floors(CHAT)
+    assert await floors(other) == {other}
 
 
 async def test_the_pace_of_launches_holds_on_paper_too(shadow: Desk) -> None:

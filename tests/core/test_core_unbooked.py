@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 from autoscaler.act import Limits
 from autoscaler.config import LimitSettings
+from autoscaler.domain.machine import Disk
 from autoscaler.domain.money import Money
 from autoscaler.domain.node import State
-from autoscaler.store.protocol import Ledger
-from tests.nodes.life_parts import MODEL, NOON, intent_id, node, policy
+from autoscaler.domain.offer import Market
+from autoscaler.nodes.inventory import Findings
+from autoscaler.store.protocol import Ledger, Orphan
+from autoscaler.sweeping import SweepRounds
+from tests.nodes.life_parts import (
+    MODEL,
+    NOON,
+    intent_id,
+    listing,
+    machine,
+    node,
+    offer,
+    policy,
+)
 
 
 def limits(unbooked: tuple[Money, ...], **overall: object) -> Limits:
@@ -51,3 +67,31 @@ def test_a_clock_that_was_set_back_earns_no_money() -> None:
     ledger = Ledger(NOON - timedelta(days=2), (running,), closed_month={MODEL: Money.of("600")})
 
     assert ledger.spent_month() == Money.of("600")
+
+
+def test_each_orphan_is_priced_by_its_type_and_disks_that_stayed_by_our_list() -> None:
+    four = replace(offer("a40.4x", "a40", "4.40"), gpus=4)
+    known, sold_out, strange = (
+        replace(machine(f"as1-x{n}", f"m{n}"), type=type_, location=place)
+        for n, (type_, place) in enumerate(
+            (("l40s-48gb.1x", "us-east1-a"), ("a40.4x", "elsewhere"), ("new.9x", "us-east1-a"))
+        )
+    )
+    orphans = tuple(Orphan(m.id, m.name, NOON) for m in (known, sold_out, strange))
+    disk = Disk("d1", "OS-disk-m9", 128.0, "us-east1-a", price_per_hour=Money.of("0.0166"))
+    parts: dict[str, Any] = dict.fromkeys(SweepRounds.__slots__)
+    rounds = SweepRounds(
+        **parts
+        | {
+            "market": SimpleNamespace(last=Market((offer(), four), NOON)),
+            "inventory": SimpleNamespace(last=listing(known, sold_out, strange)),
+            "sweeper": SimpleNamespace(findings=Findings(orphans=orphans), disks_left=(disk,)),
+            "listed": None,
+        }
+    )
+
+    found = rounds.unbooked()
+
+    assert found.machines == (Money.of("1.25"), Money.of("4.40"), Money.of("4.40"))
+    assert found.gpus == 1 + 4 + 4
+    assert found.disks_per_hour == Money.of("0.0166")
