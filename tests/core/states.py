@@ -200,7 +200,7 @@ class States:
 def _policy(draw: Random) -> Policy:
     least = draw.choice((0, 0, 0, 1, 2))
     changes: dict[str, object] = {
-        "nodes": {"min": least, "max": least + draw.choice((0, 1, 3, 9))},
+        "nodes": {"min": least, "max": least + draw.choice((0, 2, 9, 20))},
         "mode": draw.choice(("active",) * 7 + ("shadow", "paused")),
         "spread": {
             "survive_node": draw.choice((0, 0.5)),
@@ -225,10 +225,10 @@ def _policy(draw: Random) -> Policy:
 
 def _config(draw: Random) -> Config:
     limits = {
-        "nodes": draw.choice((1, 4, 10, 30)),
+        "nodes": draw.choice((1, 10, 30, 30)),
         "on_limit": draw.choice(("hold", "drain-to-min")),
-        "usd_per_hour": draw.choice((2, 8, 50)),
-        "usd_per_month": draw.choice((20, 500, 5000)),
+        "usd_per_hour": draw.choice((4, 50, 50)),
+        "usd_per_month": draw.choice((20, 5000, 5000)),
         "launches_per_window": draw.choice((1, 5, 60)),
         "same_failure_limit": draw.choice((2, 10)),
         **({"gpus": draw.randrange(12)} if draw.random() < 0.3 else {}),
@@ -289,7 +289,7 @@ def _node(draw: Random, number: int, model: ModelName, wanted: Policy, now: date
 
 
 def _history(draw: Random, now: datetime) -> tuple[Signals, ...]:
-    arrivals = draw.choice((0.0, 0.0, 0.3, 2.0, 9.0, 40.0))
+    arrivals = draw.choice((0.0, 0.3, 2.0, 9.0, 40.0, 90.0))
     values = dict(
         zip(_FIGURES, (arrivals, arrivals * 3, draw.choice((0.0, 0.0, 50.0))), strict=True)
     )
