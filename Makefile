@@ -6,10 +6,11 @@ PYTEST_ARGS ?=
 SCHEDULES ?= 200
 SEED ?= 0
 FAULTS_ARGS ?=
+DAYS ?= 30
 KILLS ?= 200
 DEMO_ARGS ?=
 
-.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema lock audit sbom release check faults faults-planted crash crash-random
+.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema lock audit sbom release check faults faults-planted soak crash crash-random
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ crash-random: setup  ## the real daemon under load, killed at random moments (KI
 
 faults-planted: setup  ## planted bugs: every check of `make faults` must see those it is there for
 	@$(BIN)/python -m tests.faults --planted
+
+soak: setup  ## 30 simulated days with a bad one a week: nothing grows, the meter is right (DAYS=3)
+	@$(BIN)/python -m tests.faults.soak --days $(DAYS) --seed $(SEED)
 
 bench: setup  ## the benchmarks: ratios against a peer or a bound, in one run
 	@$(BIN)/python -m bench
