@@ -11,8 +11,9 @@ from autoscaler.config import Config
 from autoscaler.decide.profiles import Profiles
 from autoscaler.domain.ids import ModelName, slug
 from autoscaler.errors import ConfigError
+from autoscaler.form import below_floor
 from autoscaler.hub.kept import read_kept
-from autoscaler.policy import Policy, Route, below_floor
+from autoscaler.policy import Policy, Route
 from autoscaler.quantity import show_duration
 from autoscaler.tls_engines import why_no_tls
 from autoscaler.toml_file import read_toml

@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from autoscaler.form import Values
 from autoscaler.quantity import Size
 
 MIB = 1024 * 1024
@@ -34,7 +35,7 @@ def _addresses(given: object) -> object:
     return (given,) if isinstance(given, str) else given
 
 
-class FrontSettings(BaseModel):
+class FrontSettings(Values):
     """The way in for clients, served by the gateway.
 
     Attributes:
@@ -47,8 +48,6 @@ class FrontSettings(BaseModel):
         max_body: a larger request body is answered 413.
         max_connections: clients connected at the same time.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     listen: Annotated[tuple[str, ...], BeforeValidator(_addresses), Field(min_length=1)] = (
         "127.0.0.1:8080",

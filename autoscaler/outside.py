@@ -64,17 +64,27 @@ class Face(Protocol):
 
 
 class Outside(Protocol):
-    """What a daemon acts through and is told by, open.
+    """What a daemon acts through and is told by, open."""
 
-    Attributes:
-        public_key: the line of our SSH key that new machines let in.
-    """
+    @property
+    def store(self) -> Store:
+        """Our durable state."""
 
-    store: Store
-    cloud: Cloud
-    balancers: BalancerGroup
-    reach: Reach
-    public_key: str
+    @property
+    def cloud(self) -> Cloud:
+        """What is rented from."""
+
+    @property
+    def balancers(self) -> BalancerGroup:
+        """Every balancer that nodes are registered with."""
+
+    @property
+    def reach(self) -> Reach:
+        """The way to nodes."""
+
+    @property
+    def public_key(self) -> str:
+        """The line of our SSH key that new machines let in."""
 
     def prober(self, pins: ImagePins) -> Prober:
         """What looks at nodes; `pins` says which image each engine runs."""

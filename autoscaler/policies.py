@@ -11,8 +11,9 @@ import structlog
 from autoscaler.config_file import no_clash, read_policies
 from autoscaler.domain.ids import ModelName
 from autoscaler.errors import ConfigError
+from autoscaler.form import below_floor
 from autoscaler.growth import Growth, GrowthGuard
-from autoscaler.policy import Mode, Policy, below_floor
+from autoscaler.policy import Mode, Policy
 from autoscaler.quantity import show_duration
 from autoscaler.store.protocol import Promotion
 

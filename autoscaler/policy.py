@@ -1,6 +1,6 @@
 """A policy: what one model needs, what it may cost, and how hard to try. One TOML file per model.
 
-These are the validated values; `policy_file.py` reads them and turns every mistake into a message with file, key, line
+These are the validated values; `toml_file.py` reads them and turns every mistake into a message with file, key, line
 and hint. Each default is the figure of the design's references, so that a short file is a good one.
 """
 
@@ -13,60 +13,22 @@ from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
 )
 
 from autoscaler.domain.ids import ModelName
+from autoscaler.form import SchemaNumber, Values, floor
 from autoscaler.images import pinned
 from autoscaler.quantity import Duration, Size, Usd
 
 _SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$"
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 _SLO = re.compile(
     r"\s*(?P<share>\d+(?:\.\d+)?)\s*%\s+of\s+(?P<what>first tokens|tokens)\s+within\s+"
     r"(?P<length>[0-9a-z. ]+?)\s*(?P<rest>,.*)?"
 )
-
-
-class Values(BaseModel):
-    """A frozen table of a config or policy file; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-
-def floor(seconds: float) -> object:
-    """Mark a duration with the least value that a real cloud allows; only an emulator may go lower."""
-    return Field(json_schema_extra={"floor_s": seconds})
-
-
-def below_floor(values: BaseModel, path: str = "") -> list[tuple[str, timedelta, timedelta]]:
-    """Key, value and floor of each duration, in all tables below, that a real cloud would refuse."""
-    low = []
-    for name, field in type(values).model_fields.items():
-        value = getattr(values, name)
-        if isinstance(value, BaseModel):
-            low += below_floor(value, f"{path}{name}.")
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and isinstance(value, timedelta):
-            least = extra.get("floor_s")
-            if isinstance(least, int | float) and value.total_seconds() < least:
-                low.append((f"{path}{name}", value, timedelta(seconds=least)))
-    return low
-
-
-def _this_form(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool) and value != 1:
-        raise ValueError(
-            "this version of autoscaler reads schema = 1: a file of a newer form needs a newer autoscaler"
-        )
-    return value
-
-
-SchemaNumber = Annotated[Literal[1], BeforeValidator(_this_form), Field(alias="schema")]
 
 
 class Engine(StrEnum):
@@ -136,7 +98,7 @@ class Server(Values):
     image: str | None = None
     port: Annotated[int, Field(ge=1024, le=65000)] = 8000
     args: tuple[str, ...] = ()
-    env: dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], str] = {}
+    env: dict[EnvironmentName, str] = Field(default_factory=dict)
     script: str | None = None
     token_file: str | None = None
     served_name: Annotated[str, Field(pattern=_SAFE_NAME)] | None = None

@@ -10,7 +10,6 @@ import structlog
 
 from autoscaler.act import Unbooked
 from autoscaler.clock import Clock
-from autoscaler.config import Timings
 from autoscaler.domain.money import ZERO, total
 from autoscaler.domain.offer import Market
 from autoscaler.errors import AutoscalerError, CloudUnavailable
@@ -23,6 +22,7 @@ from autoscaler.nodes.sweep import Sweeper, model_slugs
 from autoscaler.policies import PolicyBook
 from autoscaler.serve.metrics import Metrics
 from autoscaler.store.protocol import Store
+from autoscaler.timings import Timings
 from autoscaler.wakes import Wakes
 
 log = structlog.get_logger(__name__)

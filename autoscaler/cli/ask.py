@@ -39,7 +39,7 @@ async def get(config: Config, path: str, **query: str) -> Any:  # whatever JSON 
 
 
 async def post(
-    config: Config, path: str, *, within_s: float = _WITHIN_S, **body: object
+    config: Config, path: str, *, within_s: float = _WITHIN_S, **body: Any
 ) -> Any:  # whatever JSON the daemon serves
     """Tell the daemon. Raises as `get` does."""
     return await _ask(config, "POST", path, within_s, json=body)

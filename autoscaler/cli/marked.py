@@ -29,10 +29,11 @@ from autoscaler.cli.connection import (
 from autoscaler.cloud.mkinf.cloud import MkinfCloud
 from autoscaler.cloud.mkinf.connect import open_cloud
 from autoscaler.cloud.mkinf.prices import load_prices
-from autoscaler.config import CloudSettings, Timings
+from autoscaler.config import CloudSettings
 from autoscaler.config_file import read_config
 from autoscaler.errors import ConfigError
 from autoscaler.nodes.inventory import Owner
+from autoscaler.timings import Timings
 
 ConfigOption = Annotated[
     Path | None,

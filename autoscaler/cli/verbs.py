@@ -134,7 +134,7 @@ def sweep(
         _print(asyncio.run(post(read_config(config), "/api/v1/sweep", confirm=confirm)))
 
 
-def _say(config: Config, verb: str, question: str, *, yes: bool, **body: object) -> None:
+def _say(config: Config, verb: str, question: str, *, yes: bool, **body: Any) -> None:
     """Show what would come of it, ask, and tell the daemon: about what was shown, and about nothing else."""
     try:
         ahead = asyncio.run(post(config, "/api/v1/preview", verb=verb, **body))

@@ -10,7 +10,6 @@ from autoscaler.balance.group import BalancerGroup, Heard
 from autoscaler.balance.protocol import PoolReport, ServerState
 from autoscaler.clock import Clock
 from autoscaler.cloud.protocol import Cloud
-from autoscaler.config import Timings
 from autoscaler.domain.machine import Inventory, Machine, Operation, PowerState
 from autoscaler.domain.node import Node, State
 from autoscaler.domain.offer import Offer
@@ -33,6 +32,7 @@ from autoscaler.nodes.operations import OperationsFeed, poll_pause
 from autoscaler.nodes.protocol import Coming, Prober, Proven
 from autoscaler.nodes.reach import Reach
 from autoscaler.policy import Engine, Policy
+from autoscaler.timings import Timings
 
 _SILENT_ENGINES = (Engine.EMBEDDING, Engine.CUSTOM)  # they export no count of requests in flight
 

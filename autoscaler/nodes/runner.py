@@ -12,7 +12,6 @@ import structlog
 from autoscaler.balance.group import BalancerGroup
 from autoscaler.clock import Clock
 from autoscaler.cloud.protocol import Cloud
-from autoscaler.config import Timings
 from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.domain.machine import Inventory
 from autoscaler.domain.node import CLOSED, Node, State
@@ -41,6 +40,7 @@ from autoscaler.nodes.sending import Sender
 from autoscaler.nodes.settling import SettlingTime
 from autoscaler.policy import OnDeadline, Policy
 from autoscaler.store.protocol import Store
+from autoscaler.timings import Timings
 
 log = structlog.get_logger(__name__)
 

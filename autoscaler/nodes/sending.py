@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from autoscaler.config import Timings
 from autoscaler.domain.node import Node, State
 from autoscaler.errors import CloudUnavailable, HeldBack, Rejected
 from autoscaler.nodes.recorder import Recorder
 from autoscaler.nodes.settling import SettlingTime
 from autoscaler.policy import Mode, Policy
+from autoscaler.timings import Timings
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from datetime import timedelta
 import structlog
 
 from autoscaler.clock import Clock
-from autoscaler.config import Timings
 from autoscaler.domain.ids import NodeName
 from autoscaler.domain.machine import Inventory
 from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.store.protocol import ListingLags, Store
+from autoscaler.timings import Timings
 
 log = structlog.get_logger(__name__)
 

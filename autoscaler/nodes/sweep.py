@@ -15,7 +15,6 @@ import structlog
 
 from autoscaler.clock import Clock
 from autoscaler.cloud.protocol import Cloud
-from autoscaler.config import Timings
 from autoscaler.domain.ids import (
     DecisionId,
     IntentId,
@@ -41,6 +40,7 @@ from autoscaler.nodes.inventory import Findings, Owner, compare, holding_traffic
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.store.protocol import Orphan, Store
+from autoscaler.timings import Timings
 
 log = structlog.get_logger(__name__)
 

@@ -19,11 +19,11 @@ from autoscaler.balance.presence import (
     why_no_release,
 )
 from autoscaler.balance.protocol import PoolReport, ServerReport, ServerState
-from autoscaler.config import Timings
 from autoscaler.domain.ids import DecisionId, IntentId, ModelName, NodeName
 from autoscaler.domain.money import Money
 from autoscaler.domain.node import Endpoint, Node, State
 from autoscaler.domain.offer import OfferKey
+from autoscaler.timings import Timings
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 MODEL = ModelName("llama")

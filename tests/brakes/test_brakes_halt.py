@@ -15,7 +15,8 @@ from aiohttp import web
 from autoscaler.brakes.witness import Address
 from autoscaler.cli.halt import halt_daemon
 from autoscaler.cli.marked import Marked
-from autoscaler.config import CloudSettings, Timings
+from autoscaler.config import CloudSettings
+from autoscaler.timings import Timings
 
 
 @dataclass

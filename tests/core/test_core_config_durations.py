@@ -11,7 +11,7 @@ from autoscaler.cloud.mkinf.connect import settings_of
 from autoscaler.config import CloudSettings, Config
 from autoscaler.config_file import read_config
 from autoscaler.errors import ConfigError
-from autoscaler.policy import below_floor
+from autoscaler.form import below_floor
 from autoscaler.quantity import show_duration
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"

@@ -9,7 +9,8 @@ import pytest
 
 from autoscaler.config_file import read_policies
 from autoscaler.errors import ConfigError
-from autoscaler.policy import Policy, below_floor
+from autoscaler.form import below_floor
+from autoscaler.policy import Policy
 from autoscaler.quantity import show_duration
 
 FAST = """schema = 1

@@ -92,7 +92,7 @@ def test_what_the_example_config_shows_in_comments_is_the_default() -> None:
 
     for section in ("limits", "firewall", "ssh", "serve", "log", "timings"):
         for key in getattr(shown, section).model_fields_set - {"usd_per_day"}:
-            if key in ("socket", "key_file", "host_authority"):  # said there to be in a directory of the config's
+            if key in {"socket", "key_file", "host_authority"}:  # in a directory of the config's
                 continue
             assert getattr(getattr(shown, section), key) == getattr(getattr(plain, section), key)
     for key in ("url", "prefix", "image_pcie", "image_sxm", "image_cpu", "requests_per_s"):

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from autoscaler.cli.app import app
-from autoscaler.config import Config, Timings
+from autoscaler.config import Config
 from autoscaler.domain.money import Money
 from autoscaler.gateway.exposition import render
 from autoscaler.gateway.pools import Pools
@@ -25,6 +25,7 @@ from autoscaler.nodes.startup.presets import presets
 from autoscaler.policy import Policy
 from autoscaler.quantity import parse_size, show_duration
 from autoscaler.serve.metrics import Metrics
+from autoscaler.timings import Timings
 from autoscaler.toml_file import _model_in
 
 ROOT = Path(__file__).parents[2]

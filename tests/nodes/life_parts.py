@@ -10,7 +10,6 @@ from pathlib import Path
 from autoscaler.balance.group import BalancerGroup
 from autoscaler.balance.protocol import Pool, PoolReport, ServerReport, ServerState
 from autoscaler.cloud.protocol import Cloud, Created, CreateRequest, UsageLine
-from autoscaler.config import Timings
 from autoscaler.domain.decision import Decision, Verdict
 from autoscaler.domain.ids import (
     DecisionId,
@@ -44,6 +43,7 @@ from autoscaler.nodes.runner import NodeRunner, Parts
 from autoscaler.policy import Policy
 from autoscaler.store.protocol import Admission
 from autoscaler.store.sqlite import SqliteStore
+from autoscaler.timings import Timings
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 MODEL = ModelName("llama")

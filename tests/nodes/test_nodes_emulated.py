@@ -20,7 +20,6 @@ from autoscaler.cloud.mkinf.offers import ImageNames
 from autoscaler.cloud.mkinf.prices import load_prices
 from autoscaler.cloud.mkinf.settings import MkinfSettings
 from autoscaler.cloud.secret import Secret
-from autoscaler.config import Timings
 from autoscaler.domain.ids import NodeName
 from autoscaler.domain.node import Node, NodeEvent, State
 from autoscaler.domain.offer import Market
@@ -35,6 +34,7 @@ from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.reach import PlainReach
 from autoscaler.nodes.runner import NodeRunner, Parts
 from autoscaler.store.sqlite import SqliteStore
+from autoscaler.timings import Timings
 from tests.nodes.life_parts import (
     KEY,
     MODEL,

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from autoscaler.config import Timings
 from autoscaler.domain.ids import NodeName
 from autoscaler.domain.node import State
 from autoscaler.errors import HeldBack, OutcomeUnknown
 from autoscaler.nodes.settling import LagWatch, settling_time
 from autoscaler.store.protocol import ListingLags
+from autoscaler.timings import Timings
 from tests.nodes.life_parts import (
     NOON,
     TIMINGS,
