@@ -23,7 +23,7 @@ from autoscaler.domain.machine import OperationState
 from autoscaler.domain.money import ZERO
 from autoscaler.domain.node import State
 from autoscaler.domain.signals import Figure
-from autoscaler.errors import BalancerUnavailable, OutcomeUnknown, StoreUnavailable
+from autoscaler.errors import BalancerUnavailable, OutcomeUnknown
 from autoscaler.nodes import drain, facts, inventory, recorder, register, runner, sweep, terminate
 from autoscaler.nodes.absence import AbsenceProof
 from autoscaler.nodes.leases import Leases
@@ -110,20 +110,6 @@ def _unrecorded(real: Fake) -> Fake:
     return advance
 
 
-def _regardless(real: Fake) -> Fake:
-    async def advance(self: Any, before: Any, after: Any, *rest: Any) -> None:
-        try:
-            await real(self, before, after, *rest)
-        except StoreUnavailable:
-            return
-
-    return advance
-
-
-async def _held(self: Leases, model: Any, good_for_s: float) -> Any:
-    return self.current(model)
-
-
 def _twice(real: Fake) -> Fake:
     async def create(self: Any, request: Any) -> Any:
         try:
@@ -139,12 +125,6 @@ def _no_reason(real: Fake) -> Fake:
 
 
 _bug("no intent before the create", _around(Recorder, "advance", _unrecorded), by=[I.INTENT_FIRST])
-_bug(
-    "effects go on without a commit",
-    _around(Recorder, "advance", _regardless),
-    (Leases, "fresh", _held),
-    by=[I.INTENT_FIRST],
-)
 _bug("a lost create is sent again", _around(MkinfCloud, "create", _twice), by=[I.ONE_PER_INTENT])
 _bug("the client repeats a create", (Call, "may_repeat", True), by=[I.ONE_PER_INTENT])
 _bug("no fencing check", (sqlite_nodes, "check_epoch", _never), by=[I.ONE_ACTOR])
@@ -325,7 +305,6 @@ _OLD_IGNORED: tuple[Patch, ...] = (
 )
 _bug("a drain cuts", _step(_cuts), by=[I.NO_CUT])
 _bug("no drain at all", _step(_skips_drain), by=[I.NO_CUT])
-_bug("old processes are not waited for", *_OLD_IGNORED, by=[I.NO_CUT])
 _bug(
     "nothing is ever in flight",
     (drain, "_in_flight", _always(0)),
