@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 from autoscaler import act, reconcile
-from autoscaler.balance.group import BalancerGroup, Heard
+from autoscaler.balance.group import BalancerGroup
 from autoscaler.cloud.mkinf.cloud import MkinfCloud
 from autoscaler.cloud.mkinf.session import Call
 from autoscaler.decide.memory import LawMemory
@@ -23,7 +23,7 @@ from autoscaler.domain.machine import OperationState
 from autoscaler.domain.money import ZERO
 from autoscaler.domain.node import State
 from autoscaler.domain.signals import Figure
-from autoscaler.errors import BalancerUnavailable, OutcomeUnknown
+from autoscaler.errors import OutcomeUnknown
 from autoscaler.nodes import drain, facts, inventory, recorder, register, runner, sweep, terminate
 from autoscaler.nodes.absence import AbsenceProof
 from autoscaler.nodes.leases import Leases
@@ -284,17 +284,6 @@ def _forced(real: Fake) -> Fake:
     return remove
 
 
-def _never_minds(real: Fake) -> Fake:
-    async def ask(self: Any, model: Any, patience: Any) -> Heard:
-        try:
-            heard: Heard = await real(self, model, patience)
-        except BalancerUnavailable:
-            return Heard(())
-        return heard
-
-    return ask
-
-
 async def _engine_idle(self: object, *args: object) -> int:
     return 0
 
@@ -316,11 +305,6 @@ _bug("registered is not read again", (register, "is_registered", _always(True)),
 _bug(
     "unregistered is not read again",
     (register, "is_unregistered", _always(True)),
-    by=[I.NO_CUT, I.VERIFIED],
-)
-_bug(
-    "a silent balancer is not minded",
-    _around(BalancerGroup, "ask", _never_minds),
     by=[I.NO_CUT, I.VERIFIED],
 )
 _bug("balancers are not told to drain", (BalancerGroup, "drain", _nothing), by=[I.HEALS, I.NO_CUT])
