@@ -167,7 +167,9 @@ class Judge:
         if request.balancer.away:
             return  # nobody could tell it: 0014 says what that may cost
         unfit = request.host.spec.boot_faults & {"wrong_gpus", "health_ok_generation_garbage"}
-        if unfit:
+        if (
+            unfit and request.host.boots == 1
+        ):  # a reboot may bring them; that is seen an hour later at most
             self._world.inspector.violated(
                 Invariant.VERIFIED,
                 self._world.time.now(),

@@ -258,7 +258,7 @@ def what_is_left(world: World) -> list[str]:
         if plan.releases or any(i not in refused for i in range(len(plan.launches))):
             left.append(f"{model}: its plan is not empty: {thought.decision.reason}")
         ready = sum(1 for row in rows.values() if row.model == model and row.state is State.READY)
-        if ready > policy.nodes.max:
+        if ready > policy.nodes.max and thought.decision.release_allowed:
             left.append(f"{model}: {ready} serve, at most {policy.nodes.max} may")
     return left
 
