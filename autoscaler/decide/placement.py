@@ -184,6 +184,8 @@ def _undrain(ground: _Ground, stands: float) -> list[Node]:
             ground.need,
         ):
             break
+        if nodes + len(taken) >= ground.policy.nodes.max:
+            break  # one more than is allowed would be drained again
         taken.append(node)
         stands += ground.units(node)
     return taken

@@ -315,12 +315,14 @@ def test_more_nodes_than_the_policy_allows_go_one_by_one_whatever_is_needed(worl
     over = plan_for(world, 5.0, release=True)
     held = plan_for(world, 5.0)
     world.nodes = world.nodes[:2]
+    world.add(1, State.DRAINING, reason="scale-in: nodes.max is 2, 3 stand")
     within = plan_for(world, 5.0, release=True)
 
     assert [r.reason.partition(";")[0] for r in over.releases] == [
         "scale-in: nodes.max is 2, 3 stand"
     ]
     assert held.releases == within.releases == ()
+    assert within.undrain == ()
 
 
 def test_nothing_is_given_back_unless_the_decision_allows_it(world: World) -> None:
