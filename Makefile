@@ -7,10 +7,11 @@ SCHEDULES ?= 200
 SEED ?= 0
 FAULTS_ARGS ?=
 DAYS ?= 30
+HOURS ?= 1
 KILLS ?= 200
 DEMO_ARGS ?=
 
-.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema lock audit sbom release check faults faults-planted soak crash crash-random
+.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema lock audit sbom release check faults faults-planted soak soak-real crash crash-random
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +65,9 @@ faults-planted: setup  ## planted bugs: every check of `make faults` must see th
 
 soak: setup  ## 30 simulated days with a bad one a week: nothing grows, the meter is right (DAYS=3)
 	@$(BIN)/python -m tests.faults.soak --days $(DAYS) --seed $(SEED)
+
+soak-real: setup  ## an hour of load on the real processes, and nothing grows (HOURS=1)
+	@$(BIN)/python -m bench.soak_real --hours $(HOURS)
 
 bench: setup  ## the benchmarks: ratios against a peer or a bound, in one run
 	@$(BIN)/python -m bench

@@ -13,6 +13,7 @@ import asyncio
 import gc
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -82,7 +83,7 @@ class Outcome:
         """All that fails the soak."""
         retention_d = self.soak.retention / timedelta(days=1)
         found = [str(violation) for violation in self.violations]
-        found += growths(self.samples, 0.5, retention_d)
+        found += growths(self.samples, 0.5, retention_d, self.soak.days)
         if not self.served:
             found.append("no request was served: nothing was tried")
         below = [hour for hour in self.hours if hour.is_below]
@@ -100,6 +101,7 @@ class SoakWorld(World):
         super().__init__(soak.seed, soak.options)
         timings = self.config.timings.model_copy(update={"retention": soak.retention})
         self.config = self.config.model_copy(update={"timings": timings})
+        self.cloud.emulator.cloud.ledger._events = deque(maxlen=1000)  # else a month of calls
         self.failed: list[Ended] = []
         self.shop.ended = self._ended
         self._folded_usd = self._folded_minutes = Decimal(0)

@@ -22,6 +22,7 @@ MOST_GROWTH = 0.5  # of its own size, in a month
 SLACK = {
     "tasks": 10.0,
     "fds": 5.0,
+    "threads": 4.0,
     "rss_mb": 60.0,
     "objects": 5_000.0,
     "queued": 50.0,
@@ -100,12 +101,15 @@ def rss_mb_of(pid: int | str = "self") -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def growths(samples: Sequence[Sample], settled_d: float, retention_d: float) -> list[str]:
+def growths(
+    samples: Sequence[Sample], settled_d: float, retention_d: float, span_d: float = MONTH_DAYS
+) -> list[str]:
     """What grows: by more in a month than half of its size and some slack.
 
     Args:
         settled_d: how old a process is before it is looked at.
         retention_d: how long rows are kept: the store is looked at from then on.
+        span_d: another time than a month.
     """
     old = [one for one in samples if one.age_d >= settled_d]
     kept = [one for one in samples if one.day >= retention_d + settled_d]
@@ -115,16 +119,22 @@ def growths(samples: Sequence[Sample], settled_d: float, retention_d: float) -> 
         found += _grows(
             name,
             [(0 if name == "store_kb" else s.life, s.day, s.figures[name]) for s in within],
-            SLACK[name],
+            SLACK[name.rpartition(" ")[2]],
+            span_d,
         )
     for table in sorted({table for one in samples for table in one.rows} - set(FOR_EVER)):
         found += _grows(
-            f"rows in {table}", [(0, s.day, s.rows.get(table, 0.0)) for s in kept], ROW_SLACK
+            f"rows in {table}",
+            [(0, s.day, s.rows.get(table, 0.0)) for s in kept],
+            ROW_SLACK,
+            span_d,
         )
     return found
 
 
-def _grows(name: str, points: Sequence[tuple[int, float, float]], slack: float) -> list[str]:
+def _grows(
+    name: str, points: Sequence[tuple[int, float, float]], slack: float, span_d: float
+) -> list[str]:
     """Theil and Sen's slope over pairs of looks at one process: one bad day moves it little."""
     slopes = [
         (there - here) / (later - at)
@@ -134,6 +144,8 @@ def _grows(name: str, points: Sequence[tuple[int, float, float]], slack: float) 
     if len(slopes) < 3:  # three looks
         return []
     slope, size = statistics.median(slopes), statistics.median(p[2] for p in points)
-    if slope * MONTH_DAYS <= MOST_GROWTH * size + slack:
+    if slope * span_d <= MOST_GROWTH * size + slack:
         return []
-    return [f"{name} grows by {slope:.1f} a day, from {points[0][2]:.0f} to {points[-1][2]:.0f}"]
+    return [
+        f"{name} grows by {slope * span_d:.0f} in {span_d * 24:.0f} h, from {points[0][2]:.0f} to {points[-1][2]:.0f}"
+    ]

@@ -73,7 +73,7 @@ def test_rows_may_come_until_the_retention_ends_and_not_after() -> None:
 
     assert growths(days([1000, 2000, 3000, 3000, 3100, 3000, 3050]), 0.5, 3) == []
     assert growths(days([1000, 2000, 3000, 4000, 5000, 6000, 7000]), 0.5, 3) == [
-        "rows in events grows by 1000.0 a day, from 4000 to 7000"
+        "rows in events grows by 30000 in 720 h, from 4000 to 7000"
     ]
 
 
