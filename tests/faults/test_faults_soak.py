@@ -12,7 +12,7 @@ from tests.faults.soak import run
 from tests.faults.soak_days import soak_of
 from tests.faults.soak_figures import Sample, growths, held_by
 
-FROM_H, DOWN_H, LENGTH_H = 9, 12, 23  # the host is down from 13 o'clock on, the fullest hour
+FROM_H, DOWN_H, LENGTH_H = 11, 12, 18  # the host is down from 13 o'clock on, the fullest hour
 
 
 @pytest.mark.timeout(300)  # virtual time; alone it takes seconds
