@@ -26,7 +26,7 @@ from autoscaler.balance.presence import (
 )
 from autoscaler.balance.protocol import Balancer, Pool, PoolReport, ServerState
 from autoscaler.domain.ids import ModelName, NodeName
-from autoscaler.domain.node import CLOSED, Endpoint, Node
+from autoscaler.domain.node import CLOSED, Endpoint, Node, State
 from autoscaler.errors import BalancerUnavailable
 
 log = structlog.get_logger(__name__)
@@ -227,7 +227,11 @@ class BalancerGroup:
         # the rows are read after the report: what it lists was recorded before
         wrong = amends(report, nodes := await rows.nodes(), await _closed(report, nodes, rows))
         for endpoint in wrong.register:
-            await balancer.register(model, endpoint)
+            row = await rows.node(
+                node_of(endpoint.id)
+            )  # while another was told, this one may have left
+            if row is not None and row.state is State.READY:
+                await balancer.register(model, endpoint)
         for endpoint_id in wrong.drain:
             await balancer.drain(model, endpoint_id)
         for endpoint_id in wrong.forget:

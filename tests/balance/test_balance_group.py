@@ -215,6 +215,24 @@ async def test_one_that_slept_through_the_end_of_a_node_forgets_it_and_drains_wh
     assert set(place.second.servers) == {leaving.name}
 
 
+async def test_a_node_that_ends_while_another_is_told_is_not_put_back(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.shelf.rows.append(two := a_node("two", State.READY))
+    await _leave_and_come_back(place)
+    place.second.servers.clear()
+    register = place.second.register
+
+    async def slowly(model: ModelName, endpoint: Endpoint) -> None:
+        await register(model, endpoint)
+        place.shelf.rows[1] = replace(two, state=State.GONE)  # its address may be a stranger's now
+
+    monkeypatch.setattr(place.second, "register", slowly)
+    await place.group.welcome([MODEL], place.shelf)
+
+    assert place.second.told == [f"register {ID}"]
+
+
 async def test_an_entry_that_no_row_knows_is_left_alone(place: Place) -> None:
     place.shelf.rows.clear()
     await _leave_and_come_back(place)
