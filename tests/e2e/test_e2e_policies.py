@@ -64,7 +64,11 @@ async def test_sighup_reloads_and_a_second_policy_gets_its_own_passes(world: Bui
     async def two() -> bool:
         return len((await there.get("/api/v1/status"))["models"]) == 2
 
+    async def known() -> bool:
+        return (await there.ask("other")).status != 404
+
     await there.until(two, "both models are served")
+    await there.until(known, "the gateway was told of the second one")
     first, second = await asyncio.gather(there.ask("chat"), there.ask("other"))
     assert first.whole
     assert second.whole
