@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -51,6 +52,8 @@ async def gone(client: Client) -> bytes:
             return await reader.read()
     finally:
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()  # else the socket may outlive the loop
 
 
 async def test_one_connection_too_many_is_told_so_and_the_others_are_served() -> None:
