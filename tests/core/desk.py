@@ -132,6 +132,7 @@ class Desk:
                         "created_at",
                     )
                 },
+                endpoints=tuple(replace(e, id=row.name) for e in like.endpoints),
                 since=self.clock.now(),
                 concurrency=row.concurrency,
             )
