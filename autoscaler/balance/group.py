@@ -31,6 +31,8 @@ from autoscaler.errors import BalancerUnavailable
 
 log = structlog.get_logger(__name__)
 
+_SAID_LATELY_S = 60.0
+
 
 class Rows(Protocol):
     """What is recorded of nodes. The store satisfies it."""
@@ -62,6 +64,7 @@ class _Member:
     presences: dict[ModelName, Presence] = field(default_factory=dict)
     trouble: str | None = None  # why it did not answer when last asked
     is_probed: bool = False
+    said: dict[ModelName, tuple[float, PoolReport]] = field(default_factory=dict)  # last, and when
 
 
 class BalancerGroup:
@@ -175,13 +178,17 @@ class BalancerGroup:
 
         await self._tell(ensure)
 
-    async def register(self, node: Node) -> None:
+    async def register(self, node: Node, may: Callable[[], object] = lambda: None) -> None:
         """Put the node behind every balancer that answers; the others are told when they come back.
+
+        Args:
+            may: called before each endpoint; raises where its model is ours no more, as after a long sleep.
 
         Raises:
             BalancerUnavailable: one of them refused; the others were told. Repeat.
         """
         for endpoint in node.endpoints:
+            may()
             await self._tell(partial(_register, node.model, endpoint))
 
     async def drain(self, node: Node) -> None:
@@ -195,12 +202,20 @@ class BalancerGroup:
             await self._tell(partial(_remove, node.model, endpoint.id, force))
 
     async def welcome(self, models: Sequence[ModelName], rows: Rows) -> None:
-        """Ask those that do not count, and tell each that answers how things stand; then it counts."""
-        await asyncio.gather(*(self._welcome(m, models, rows) for m in self._members))
+        """Ask those that do not count, and tell each that answers how things stand; then it counts.
 
-    async def _welcome(self, member: _Member, models: Sequence[ModelName], rows: Rows) -> None:
+        The others are made to forget nodes that are gone: an entry may come back by the late word of a daemon that
+        was frozen while its heir gave the node back.
+        """
+        nodes = await rows.nodes()
+        await asyncio.gather(*(self._welcome(m, models, nodes, rows) for m in self._members))
+
+    async def _welcome(
+        self, member: _Member, models: Sequence[ModelName], nodes: Sequence[Node], rows: Rows
+    ) -> None:
         for model in models:
             if self._presence(member, model).counts:
+                await self._forget_gone(member, model, nodes, rows)
                 continue
             report = await self._report(member, model)
             if report is None:
@@ -219,6 +234,27 @@ class BalancerGroup:
                 member.presences[model] = self._presence(member, model).reconciled()
                 log.info("balancer_reconciled", balancer=member.balancer.name, model=model)
 
+    async def _forget_gone(
+        self, member: _Member, model: ModelName, nodes: Sequence[Node], rows: Rows
+    ) -> None:
+        """Make a balancer that counts forget entries of nodes that are gone; what it said lately is enough to see."""
+        at_s, said = member.said.get(model, (0.0, None))
+        if said is None or self._boot_s() - at_s >= _SAID_LATELY_S:
+            said = await self._report(member, model)
+        if said is None or not await _closed(said, nodes, rows):
+            return
+        now = await self._report(member, model)  # it may have been told since
+        gone = await _closed(now, nodes, rows) if now is not None else frozenset()
+        listed = [s.endpoint_id for s in now.servers] if now is not None else []
+        try:
+            for endpoint_id in (e for e in listed if node_of(e) in gone):
+                log.warning(
+                    "balancer_lists_gone", balancer=member.balancer.name, endpoint=endpoint_id
+                )
+                await _forget(member.balancer, model, endpoint_id)
+        except BalancerUnavailable as exc:
+            log.warning("gone_not_forgotten", balancer=member.balancer.name, why=str(exc))
+
     async def _make_amends(self, member: _Member, report: PoolReport, rows: Rows) -> bool:
         """Tell a balancer what it lacks of a model; whether it then says itself that it lacks nothing."""
         model, balancer = report.model, member.balancer
@@ -235,8 +271,7 @@ class BalancerGroup:
         for endpoint_id in wrong.drain:
             await balancer.drain(model, endpoint_id)
         for endpoint_id in wrong.forget:
-            await balancer.drain(model, endpoint_id)
-            await balancer.remove(model, endpoint_id, force=True)  # its machine is gone
+            await _forget(balancer, model, endpoint_id)
         if not wrong:
             return True
         after = await balancer.report(model)
@@ -266,6 +301,7 @@ class BalancerGroup:
         finally:
             member.is_probed = False
         self._note(member, None)
+        member.said[model] = (self._boot_s(), report)
         member.presences[model] = self._presence(member, model).answered()
         return report
 
@@ -296,6 +332,11 @@ async def _closed(report: PoolReport, nodes: Sequence[Node], rows: Rows) -> froz
         if row is not None and row.state in CLOSED:
             closed.add(name)
     return frozenset(closed)
+
+
+async def _forget(balancer: Balancer, model: ModelName, endpoint_id: str) -> None:
+    await balancer.drain(model, endpoint_id)
+    await balancer.remove(model, endpoint_id, force=True)  # its machine is gone
 
 
 async def _register(model: ModelName, endpoint: Endpoint, member: _Member) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
@@ -297,7 +298,7 @@ class NodeRunner:
         balancers = self._parts.balancers
         match step.effect:
             case Effect.REGISTER:
-                await balancers.register(node)
+                await balancers.register(node, partial(self._parts.leases.current, node.model))
             case Effect.DRAIN:
                 await balancers.drain(node)
             case Effect.REMOVE:

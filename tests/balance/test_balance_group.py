@@ -14,7 +14,7 @@ from autoscaler.balance.presence import Patience
 from autoscaler.balance.protocol import Pool, PoolReport, ServerReport, ServerState
 from autoscaler.domain.ids import ModelName, NodeName
 from autoscaler.domain.node import CLOSED, Endpoint, Node, State
-from autoscaler.errors import BalancerUnavailable
+from autoscaler.errors import BalancerUnavailable, LeaseLost
 from tests.balance.test_balance_presence import MODEL, NOON, a_node
 
 PATIENCE = Patience(timedelta(seconds=45), timedelta(minutes=10))
@@ -231,6 +231,29 @@ async def test_a_node_that_ends_while_another_is_told_is_not_put_back(
     await place.group.welcome([MODEL], place.shelf)
 
     assert place.second.told == [f"register {ID}"]
+
+
+async def test_an_entry_that_a_late_word_puts_back_after_its_node_ended_is_forgotten(
+    place: Place,
+) -> None:
+    place.shelf.rows = [replace(ONE, state=State.GONE)]
+    (late,) = ONE.endpoints
+    await place.first.register(MODEL, late)
+    place.at_s += 60
+
+    await place.group.welcome([MODEL], place.shelf)
+
+    assert place.first.servers == {}
+
+
+async def test_a_daemon_that_slept_past_its_lease_registers_nothing(place: Place) -> None:
+    def may() -> None:
+        raise LeaseLost("its lease was not renewed in time")
+
+    with pytest.raises(LeaseLost):
+        await place.group.register(ONE, may)
+
+    assert place.first.told == []
 
 
 async def test_an_entry_that_no_row_knows_is_left_alone(place: Place) -> None:

@@ -141,8 +141,10 @@ class BalancerHandle:
             self._balancer.entries.setdefault(pool.model, {})
 
     async def register(self, model: ModelName, endpoint: Endpoint) -> None:
+        thaws = self._life.thaws
         await self._enter("register", model, endpoint.id)
-        self._told(self._life, self._balancer, "register", model, endpoint.id)
+        if thaws == self._life.thaws:  # else it was on its way when its process was frozen
+            self._told(self._life, self._balancer, "register", model, endpoint.id)
         if self._balancer.lies:
             return
         entries = self._balancer.entries.setdefault(model, {})

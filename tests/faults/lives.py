@@ -23,6 +23,7 @@ class Life:
         die_after: the crossings that are left to it once somebody wants it dead at one; None while nobody does.
         freeze_before: it freezes at the first step of these words, once somebody wants that.
         die_where: only these count; "" for any.
+        thaws: how often it was frozen and went on.
     """
 
     number: int
@@ -33,6 +34,7 @@ class Life:
     die_where: str = ""
     task: asyncio.Task[None] | None = None
     freeze_before: frozenset[str] = frozenset()
+    thaws: int = 0
 
     def __post_init__(self) -> None:
         self.thawed.set()
@@ -75,6 +77,7 @@ class Life:
 
     def thaw(self) -> None:
         self.freeze_before = frozenset()
+        self.thaws += 1
         self.thawed.set()
 
     @property

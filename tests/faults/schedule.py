@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+from autoscaler.balance.presence import node_of
 from autoscaler.domain.node import CLOSED, State
 from tests.faults.faults import KINDS, calm
 from tests.faults.invariants import Invariant, Violation
@@ -248,6 +249,13 @@ def what_is_left(world: World) -> list[str]:
                 for one in world.balancers
                 if not any(e.endpoint.id == row.name for e in one.takers(row.model))
             ]
+    left += [
+        f"{one.name} lists {key}, which is gone"
+        for one in world.balancers
+        for entries in one.entries.values()
+        for key in entries
+        if (listed := rows.get(node_of(key))) is not None and listed.state in CLOSED
+    ]
     for model, policy in world.policies.items():
         thought = run.daemon.reconciler.last.get(model)
         if thought is None:
