@@ -261,6 +261,8 @@ class Limits:
 
     def _overspent(self, ledger: Ledger, model: ModelName) -> str | None:
         """The day's or month's limit that is reached once what runs has drained."""
+        if not self._may_drain_for_a_period(model):
+            return None
         billing = tuple(n for n in ledger.nodes if n.may_bill)
         for period in self.periods(ledger, model, billing):
             if period.most is None or period.action is not OnLimit.DRAIN_TO_MIN:
@@ -271,6 +273,17 @@ class Limits:
                     "draining to the minimum"
                 )
         return None
+
+    def _may_drain_for_a_period(self, model: ModelName) -> bool:
+        """Whether any limit of a day or a month drains once it is reached: most passes can leave the sums alone."""
+        return any(
+            most is not None and limits.action(key) is OnLimit.DRAIN_TO_MIN
+            for limits in (self.policies[model].limits, self.overall)
+            for key, most in (
+                ("usd_per_day", limits.usd_per_day),
+                ("usd_per_month", limits.usd_per_month),
+            )
+        )
 
     def _overgrown(self, ledger: Ledger, model: ModelName) -> str | None:
         """The limit of $/h, nodes or GPUs that is below what stands, as one that was lowered is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from autoscaler.errors import InvariantBroken
@@ -45,6 +46,7 @@ class Program:
         return sum(v.cost * x for v, x in zip(self.variables, values, strict=True))
 
 
+@lru_cache(maxsize=128)  # while an offer is out of stock each pass asks the same
 def solve(program: Program) -> tuple[float, ...]:
     """The cheapest values: no gap is allowed, one thread, so the same program gives the same values.
 

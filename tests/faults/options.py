@@ -95,7 +95,7 @@ def draw(rng: random.Random, hours: float) -> Options:
         usd_per_day=rng.choice((None, None, 40)),
         on_limit=rng.choice(("hold", "drain-to-min")),
         proven=rng.random() < 0.8,
-        is_fine=hours <= 2 and rng.random() < 0.08,
+        is_fine=hours <= 2 and rng.random() < 0.04,
     )
 
 
@@ -129,7 +129,7 @@ def config_of(options: Options) -> Config:
             "runtime_dir": nowhere,
             "policies": nowhere,
             "timings": {
-                "reconcile": "15s" if options.is_fine else "60s",
+                "reconcile": "15s" if options.is_fine else "120s" if options.hours > 2 else "60s",
                 "step": "3s" if options.is_fine else "20s",
                 "market": "60s" if options.is_fine else "180s",
                 "lease_renew": "5s" if options.is_fine else "10s",

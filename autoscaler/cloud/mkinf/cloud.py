@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 import structlog
@@ -281,6 +282,7 @@ def _machine(vm: values.Vm) -> Machine:
     )
 
 
+@lru_cache(maxsize=4096)  # every listing has the same ones
 def _address(text: str | None) -> str | None:
     """Take an address that can be connected to; the API gives `""` and `:0` at times."""
     try:
