@@ -178,7 +178,9 @@ class Server:
         usage = daemon.usage.last
         if usage is not None and usage.differs:
             stale.append(f"{usage.words}: `autoscaler cost`, and compare with mkinf's console")
+        failing = daemon.health.store_trouble
         found = (
+            f"{failing}; nothing is launched until it can, nodes go on" if failing else None,
             daemon.book.error,
             str(daemon.market.trouble) if daemon.market.trouble else None,
             daemon.sweeper.findings.held,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from tests.e2e.conftest import Build
 from tests.e2e.world import World
 from tests.world.files import toml
+from tests.world.small_disk import SmallDisk
 
 pytestmark = pytest.mark.e2e
 
@@ -124,31 +124,37 @@ async def test_a_policy_that_no_offer_can_satisfy_is_explained_offer_by_offer(
 async def test_with_a_full_disk_nothing_is_rented_deletes_go_on_and_all_heals(
     cloud: World,
 ) -> None:
+    disk = SmallDisk(cloud.directory / "state")
+    cloud.config_edits = {"timings": {"lease_renew": "1s"}}  # the first to notice
     await cloud.fault("delete_ignored", count=1000)
     cloud.write_policy(nodes=ONE)
     cloud.write_policy("other", model="test/other", aliases=["other"])
-    await cloud.start_daemon()
+    await cloud.start_daemon(*disk.prefix)
     (node,) = await cloud.ready()
     assert (await cloud.command("retire", "chat", "--yes")).code == 0
     await cloud.in_state(node["name"], "terminating")
 
-    # No file of the daemon's may be written any more, as if the disk were full.
-    unlimited = resource.RLIM_INFINITY
-    resource.prlimit(cloud.pid("daemon"), resource.RLIMIT_FSIZE, (0, unlimited))
-    held = asyncio.create_task(cloud.ask("other"))
-    await cloud.clear_faults()
-
-    async def gone() -> bool:
-        return not await cloud.machines()
+    disk.fill(cloud.pid("daemon"))
 
     async def said() -> bool:
-        return "the store could not commit" in cloud.log_of("daemon")
+        trouble = (await cloud.get("/api/v1/status"))["trouble"]
+        return any("the store could not commit" in text for text in trouble)
+
+    async def is_gone() -> bool:
+        return not await cloud.machines()
+
+    async def is_told_of_room() -> bool:
+        return "autoscaler_store_failing 0" in await cloud.metrics()
 
     await cloud.until(said, "the daemon says that it cannot record")
-    await cloud.until(gone, "the machine is given back all the same")
+    held = asyncio.create_task(cloud.ask("other"))
+    await cloud.clear_faults()
+    await cloud.until(is_gone, "the machine is given back all the same")
     assert await cloud.created_names() == [node["name"]]
+    assert "autoscaler_store_failing 1" in await cloud.metrics()
 
-    resource.prlimit(cloud.pid("daemon"), resource.RLIMIT_FSIZE, (unlimited, unlimited))
+    disk.empty(cloud.pid("daemon"))
     assert (await held).whole, cloud.logs()
     await cloud.in_state(node["name"], "gone")
+    await cloud.until(is_told_of_room, "the alert ends by itself")
     assert len(await cloud.created_names()) == 2
