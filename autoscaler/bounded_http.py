@@ -1,7 +1,8 @@
 """Bounds on an HTTP page of ours that aiohttp leaves to its user: how many connections, and how slowly a head may come.
 
 For pages that programs and people read: the daemon's, and the gateway's metrics. Clients of models have a door of their
-own.
+own. None of these pages is HTML, and no browser may take one for it: names and words of policies, clouds and nodes
+stand in them as they are.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+_INERT = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
 _FULL_BODY = b'{"error": "too many connections: close some, or try again"}'
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
@@ -85,6 +87,25 @@ class _Connection(RequestHandler):
         super().data_received(data)
         if self._has_head:
             self._expect_nothing()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what no handler did; aiohttp would write HTML for whoever accepts it."""
+        answer = super().handle_error(request, status, exc, message)
+        answer.content_type = "text/plain"
+        return answer
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if not resp.prepared:
+            resp.headers.update(_INERT)
+        return await super().finish_response(request, resp, start_time)
 
     @property
     def _has_head(self) -> bool:

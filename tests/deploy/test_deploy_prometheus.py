@@ -115,7 +115,9 @@ async def filled(store: SqliteStore, url: str) -> None:
 
 
 @asynccontextmanager
-async def daemons_http(folder: Path, url: str) -> AsyncIterator[str]:
+async def daemons_http(
+    folder: Path, url: str, policies: dict[ModelName, Policy] | None = None
+) -> AsyncIterator[str]:
     """The daemon's own HTTP server over a real store; the daemon around it is left out."""
     store = SqliteStore.open(folder / "store.db")
     await filled(store, url)
@@ -140,7 +142,7 @@ async def daemons_http(folder: Path, url: str) -> AsyncIterator[str]:
         leases=SimpleNamespace(models={MODEL}),
         reconciler=SimpleNamespace(last={}, limits=lambda: LIMITS),
         views=Views(store, clock),
-        book=SimpleNamespace(policies={MODEL: POLICY}),
+        book=SimpleNamespace(policies={MODEL: POLICY} if policies is None else policies),
         runner=SimpleNamespace(overdue_drains=0, held=None),
         balancers=SimpleNamespace(troubles=()),
     )
