@@ -7,7 +7,7 @@ may be repeated, delayed or cut off anywhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -23,6 +23,7 @@ from autoscaler.domain.decision import Decision, Verdict
 from autoscaler.domain.ids import ModelName, new_decision_id
 from autoscaler.domain.money import Money
 from autoscaler.domain.node import Endpoint, Fleet, Node, NodeEvent, State
+from autoscaler.domain.offer import Offer
 from autoscaler.domain.plan import Plan, Release
 from autoscaler.domain.signals import Signals
 from autoscaler.market import MarketFeed
@@ -111,7 +112,7 @@ class Reconciler:
         if self._says_nothing_new(thought, now):
             self._remember(thought)
             return Outcome(decision, plan, (), ())
-        releases = _releases(thought.fleet, plan, now)
+        releases = released_rows(thought.fleet, plan, now)
         wanted = intents(
             plan,
             policy,
@@ -249,13 +250,9 @@ class Reconciler:
         for name, policy in policies.items():
             if name in self._retired or (policy.mode is not Mode.ACTIVE and name != asked):
                 continue
-            prices = [
-                offer.price_per_hour
-                for offer in (market.offers if market else ())
-                if offer.price_per_hour and excluded(policy, offer) is None
-            ]
-            if prices and policy.nodes.min:
-                floors[name] = min(prices) * policy.nodes.min
+            least = least_per_hour(policy, market.offers if market else ())
+            if least is not None:
+                floors[name] = least
         return floors
 
     def _memory(self, policy: Policy, record: ModelRecord, now: datetime) -> LawMemory:
@@ -326,7 +323,17 @@ def _kept_on_paper(thought: Thought, record: ModelRecord) -> str | None:
     return "" if record.shadow else None
 
 
-def _releases(fleet: Fleet, plan: Plan, now: datetime) -> list[tuple[Node, Node, NodeEvent]]:
+def least_per_hour(policy: Policy, offers: Iterable[Offer]) -> Money | None:
+    """What a policy's minimum fleet costs at the cheapest offer that it allows; None when it has none."""
+    prices = [
+        offer.price_per_hour
+        for offer in offers
+        if offer.price_per_hour and excluded(policy, offer) is None
+    ]
+    return min(prices) * policy.nodes.min if prices and policy.nodes.min else None
+
+
+def released_rows(fleet: Fleet, plan: Plan, now: datetime) -> list[tuple[Node, Node, NodeEvent]]:
     """The rows that a plan's releases and undrains change, with their events."""
     by_name = {node.name: node for node in fleet.nodes}
     changes = []

@@ -4,7 +4,7 @@ and the pass that follows come to the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -107,15 +107,26 @@ class Thought:
         return self.plan.changes_nothing and on_paper
 
 
-def consider(inputs: Inputs, profiles: Profiles) -> Thought:
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a pass thinks with. A backtest measures them, or has another law in their place."""
+
+    decide: Callable[..., tuple[Decision, LawMemory]] = decide
+    place: Callable[..., Plan] = place
+
+
+_OURS = Rules()
+
+
+def consider(inputs: Inputs, profiles: Profiles, rules: Rules = _OURS) -> Thought:
     """Decide and place."""
     if inputs.in_shadow:
-        return _on_paper(inputs, profiles)
+        return _on_paper(inputs, profiles, rules)
     memory = replace(
         inputs.memory,
         serving=tuple(n for n in inputs.memory.serving if not n.startswith(PAPER)),
     )
-    thought = _settled(replace(inputs, memory=memory), profiles)
+    thought = _settled(replace(inputs, memory=memory), profiles, rules)
     must_drain = inputs.limits.exhausted(inputs.ledger, inputs.policy.name) is not None
     why = _why_idle(inputs)
     if why is None:
@@ -129,11 +140,11 @@ def consider(inputs: Inputs, profiles: Profiles) -> Thought:
     )
 
 
-def _settled(inputs: Inputs, profiles: Profiles) -> Thought:
+def _settled(inputs: Inputs, profiles: Profiles, rules: Rules) -> Thought:
     """What it wants to do, as if nothing held it back but limits and guards."""
     override, policy = inputs.override, inputs.policy
     own = policy.model_copy(update={"nodes": _NONE}) if inputs.is_retired else policy
-    decision, memory = decide(
+    decision, memory = rules.decide(
         own,
         inputs.history,
         inputs.fleet,
@@ -146,7 +157,7 @@ def _settled(inputs: Inputs, profiles: Profiles) -> Thought:
     room = _room(inputs)
     if override is not None and not room.drain_to_min:
         own = bounded(own, override)
-    plan = place(
+    plan = rules.place(
         own,
         decision,
         inputs.fleet,
@@ -193,13 +204,13 @@ def on_paper(inputs: Inputs) -> Inputs:
     )
 
 
-def _on_paper(inputs: Inputs, profiles: Profiles) -> Thought:
+def _on_paper(inputs: Inputs, profiles: Profiles, rules: Rules) -> Thought:
     """Decide on what would stand, carry it out on paper, and rent nothing."""
     real, now, name = inputs.fleet, inputs.now, inputs.policy.name
     paper = on_paper(inputs)
     before = paper.shadow
     assert before is not None
-    would = _settled(paper, profiles)
+    would = _settled(paper, profiles, rules)
     wanted = _admitted(would)
     after = before.carried_out(
         wanted,
@@ -214,7 +225,7 @@ def _on_paper(inputs: Inputs, profiles: Profiles) -> Thought:
         held = f"on paper: {_nodes(len(after.nodes))} at {rate}/h, {after.cost(now)} so far"
         plan = replace(plan, notes=(*plan.notes, held))
     if real.nodes and inputs.limits.exhausted(inputs.ledger, name) is not None:
-        plan = replace(plan, releases=_settled(inputs, profiles).plan.releases)
+        plan = replace(plan, releases=_settled(inputs, profiles, rules).plan.releases)
     return replace(would, plan=plan, fleet=real, refused=(), rows=(), shadow=after, on_paper=wanted)
 
 

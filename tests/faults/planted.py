@@ -400,7 +400,9 @@ _bug(
     (LawMemory, "restarted", lambda self, now, caution: self),
     by=[I.RESTART_KILLS_NOTHING],
 )
-_bug("everything is released at once", _around(reconcile, "_releases", _all_at_once), by=[I.PACE])
+_bug(
+    "everything is released at once", _around(reconcile, "released_rows", _all_at_once), by=[I.PACE]
+)
 _bug("each reading leaves a task", _around(SignalFeed, "read", _leaks), by=[I.BOUNDED])
 
 
