@@ -200,6 +200,8 @@ class Judge:
             is_late = row.state is not State.DRAINING or (
                 policy is not None and age >= policy.drain.deadline - timedelta(seconds=30)
             )
+            if row.machine_id not in (None, vm_id):
+                return  # its own machine had ended and another took the address: `placed` judges that
             cuts = policy is not None and policy.drain.on_deadline is OnDeadline.CUT
             if (row.failure or "").startswith("register: "):
                 return  # a balancer lied for so long: docs/guarantees.md says what that costs
