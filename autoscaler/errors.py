@@ -10,6 +10,7 @@
     │   └── QuotaExceeded     this GPU family, in every location             → back off the family, tell the operator
     ├── Rejected              this request, ever                             → stop, tell the operator
     │   ├── NotFound          no such thing                                  → absent, after the settling time
+    │   ├── Forbidden         our credential may not do this                 → page; deletes are asked for again
     │   ├── PaymentRequired   the account has no valid card                  → stop launches, keep nodes, page
     │   └── EndpointMissing   the cloud has no such endpoint                 → take the documented fallback
     ├── SchemaError           an answer that we do not understand            → act on nothing it says
@@ -77,6 +78,10 @@ class Rejected(AutoscalerError):
 
 class NotFound(Rejected):
     """The cloud knows no such thing (yet, or any more)."""
+
+
+class Forbidden(Rejected):
+    """The credential is taken, and may not do this. What must be done, a delete, is asked for again and again."""
 
 
 class PaymentRequired(Rejected):

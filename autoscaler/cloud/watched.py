@@ -14,6 +14,7 @@ from autoscaler.domain.offer import Offer
 from autoscaler.errors import (
     AuthFailed,
     CloudUnavailable,
+    Forbidden,
     HeldBack,
     NotFound,
     OutcomeUnknown,
@@ -43,6 +44,7 @@ class Outcome(StrEnum):
 # The first that fits: a kind stands before what it is a kind of.
 _OUTCOMES: tuple[tuple[type[Exception], Outcome], ...] = (
     (AuthFailed, Outcome.KEY_REFUSED),
+    (Forbidden, Outcome.KEY_REFUSED),
     (HeldBack, Outcome.HELD_BACK),
     (CloudUnavailable, Outcome.UNAVAILABLE),
     (OutcomeUnknown, Outcome.UNKNOWN),

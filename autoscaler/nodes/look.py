@@ -57,6 +57,7 @@ class NodeMemory:
     drain_overdue: bool = False
     cut_told: bool = False  # a balancer that is away then is told again and again, people once
     next_alarm_s: float = 0.0
+    delete_forbidden: bool = False  # our credential may not, as last answered
 
 
 class Looker:

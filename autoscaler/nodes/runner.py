@@ -312,7 +312,7 @@ class NodeRunner:
             case Effect.SAVE_DIAGNOSTICS:
                 await self._save_diagnostics(node, policy, memory)
             case Effect.DELETE:
-                await self._delete(node)
+                await self._delete(node, memory)
             case Effect.NONE | Effect.CREATE | Effect.CONTACT | Effect.VERIFY:
                 pass  # looking at the node is what moves these on
 
@@ -369,9 +369,12 @@ class NodeRunner:
             await self._recorder.say(node, "node_diagnosed", node.failure or node.reason, text)
         memory.diagnosed = True
 
-    async def _delete(self, node: Node) -> None:
+    async def _delete(self, node: Node, memory: NodeMemory) -> None:
         timings, now = self._parts.timings, self._parts.clock.now()
-        if not terminate.delete_due(node, timings.delete_retry, timings.delete_retry_max, now):
+        longest = timings.delete_retry_max
+        if memory.delete_forbidden:
+            longest = min(longest, terminate.FORBIDDEN_RETRY)
+        if not terminate.delete_due(node, timings.delete_retry, longest, now):
             return
         await self._parts.reach.close(node)
         inventory: Inventory | None = None
@@ -379,7 +382,8 @@ class NodeRunner:
             inventory = await self._parts.inventory.latest(timings.step)
         except (CloudUnavailable, SchemaError) as exc:
             log.debug("deleting_unlisted", node=node.name, why=str(exc))
-        after = await terminate.delete(self._parts.cloud, node, inventory, now)
+        cloud = self._parts.cloud
+        after, memory.delete_forbidden = await terminate.delete(cloud, node, inventory, now)
         await self._recorder.update(node, after)
 
 

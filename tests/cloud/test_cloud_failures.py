@@ -21,6 +21,7 @@ from autoscaler.errors import (
     CloudUnavailable,
     ConfigError,
     EndpointMissing,
+    Forbidden,
     NotFound,
     OutcomeUnknown,
     OutOfStock,
@@ -43,7 +44,7 @@ REQUEST = VmRequest("box-1", "l40s-48gb.1x", "us-east1-a", "ubuntu", "ssh-ed2551
         (409, {"code": "out_of_stock", "message": ""}, OutOfStock),
         (400, {"code": "bad_request", "message": "Insufficient capacity in region"}, OutOfStock),
         (403, {"code": "forbidden", "message": "GPU quota exceeded: 8 of 8"}, QuotaExceeded),
-        (403, {"status": 403, "message": "Forbidden"}, Rejected),
+        (403, {"status": 403, "message": "Forbidden"}, Forbidden),
         (402, {"message": "no card", "url": "https://pay.example/canary-url"}, PaymentRequired),
         (404, {"code": "not_found", "message": "no such project"}, NotFound),
         (409, {"code": "conflict", "message": "name is taken"}, OutcomeUnknown),
@@ -152,7 +153,7 @@ async def test_stop_is_repeated_and_reset_is_not(mkinf: ScriptedMkinf, client: M
     assert len(mkinf.calls("PATCH P/vms/v1")) == 4 + 1
 
 
-@pytest.mark.parametrize("code", [400, 404, 409, 501])
+@pytest.mark.parametrize("code", [400, 403, 404, 409, 501])
 async def test_a_refusal_is_not_repeated(
     code: int, mkinf: ScriptedMkinf, client: MkinfClient
 ) -> None:

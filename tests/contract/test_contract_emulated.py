@@ -14,6 +14,7 @@ from autoscaler.errors import (
     AuthFailed,
     AutoscalerError,
     CloudUnavailable,
+    Forbidden,
     OutcomeUnknown,
     OutOfStock,
     PaymentRequired,
@@ -324,7 +325,7 @@ async def test_a_create_that_hangs_ends_in_time(emulator: Party, admin: Admin) -
 
 @pytest.mark.parametrize(
     ("code", "failure"),
-    [(401, AuthFailed), (402, PaymentRequired), (403, Rejected), (429, CloudUnavailable)],
+    [(401, AuthFailed), (402, PaymentRequired), (403, Forbidden), (429, CloudUnavailable)],
 )
 async def test_a_refused_create_made_nothing(
     code: int, failure: type[AutoscalerError], emulated: MkinfCloud, admin: Admin

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
+
+import pytest
 
 from autoscaler.domain.ids import MachineId
 from autoscaler.domain.machine import PowerState
 from autoscaler.domain.node import State
-from autoscaler.errors import (
-    Rejected,
-)
+from autoscaler.errors import Forbidden, Rejected
 from tests.nodes.life_parts import (
     MODEL,
     NOON,
@@ -196,9 +197,12 @@ async def test_a_machine_that_stopped_is_replaced(alive: Life) -> None:
     assert alive.cloud.vms == {}
 
 
-async def test_a_refused_delete_stops_the_machine_and_asks_again(alive: Life) -> None:
+@pytest.mark.parametrize("refusal", [Rejected("stop it first"), Forbidden("no role for this")])
+async def test_a_refused_delete_stops_the_machine_and_asks_again(
+    alive: Life, refusal: Rejected
+) -> None:
     row = await ready(alive)
-    alive.cloud.delete_raises = [Rejected("stop it first")]
+    alive.cloud.delete_raises = [refusal]
     await release(alive, row)
 
     await alive.until(row.name, State.GONE)
@@ -229,6 +233,29 @@ async def test_a_delete_is_asked_for_ever_and_at_least_every_five_minutes(alive:
     assert last > 20
     alive.cloud.deletes_work = True
     assert (await alive.until(row.name, State.GONE, most=400)).deletes > 20
+
+
+async def test_a_key_that_may_not_delete_is_tried_again_each_minute_until_it_may(
+    alive: Life,
+) -> None:
+    """The alert on a refused key ends after a minute without a refusal."""
+    row = await ready(alive)
+    alive.cloud.delete_raises = [Forbidden("no role for this")] * 30
+    await release(alive, row)
+    await alive.until(row.name, State.TERMINATING)
+    at = [alive.clock.now()]
+    while alive.cloud.delete_raises:
+        before = len(alive.cloud.delete_raises)
+        await alive.step(row.name)
+        if len(alive.cloud.delete_raises) < before:
+            at.append(alive.clock.now())
+        alive.clock.move(5)
+        await alive.leases.renew_all()
+
+    assert max(b - a for a, b in pairwise(at)) < minutes(1)
+    assert at[-1] - at[0] > minutes(15)
+    assert (await alive.get(row.name)).state is State.TERMINATING
+    assert (await alive.until(row.name, State.GONE)).gone_at is not None
 
 
 async def test_a_machine_stays_until_a_silent_balancer_says_that_it_forgot_it(

@@ -24,6 +24,7 @@ from autoscaler.errors import (
     AuthFailed,
     CloudUnavailable,
     EndpointMissing,
+    Forbidden,
     HeldBack,
     NotFound,
     OutcomeUnknown,
@@ -233,6 +234,7 @@ async def until(holds: Callable[[], bool]) -> None:
     ("exc", "outcome"),
     [
         (AuthFailed("401"), Outcome.KEY_REFUSED),
+        (Forbidden("403"), Outcome.KEY_REFUSED),
         (HeldBack("pace"), Outcome.HELD_BACK),
         (CloudUnavailable("502"), Outcome.UNAVAILABLE),
         (OutcomeUnknown("lost"), Outcome.UNKNOWN),

@@ -23,6 +23,7 @@ from autoscaler.errors import (
     AutoscalerError,
     CloudUnavailable,
     EndpointMissing,
+    Forbidden,
     NotFound,
     OutcomeUnknown,
     OutOfStock,
@@ -94,6 +95,8 @@ def failure_of(
             )
         case 403 if endpoint.method == "GET" and not _speaks_of_quota_or_stock(complaint):
             return AuthFailed(f"{said}. The credential may not read this")
+        case 403 if not _speaks_of_quota_or_stock(complaint):
+            return Forbidden(f"{said}. The credential may not do this: give it a role that may")
         case 404:
             return _absent(endpoint, complaint, said, repeatable)
         case 405 | 501:
