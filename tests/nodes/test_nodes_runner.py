@@ -119,6 +119,29 @@ async def test_what_was_held_against_a_node_before_it_drained_is_forgotten(alive
     assert (await alive.steps(row.name, 4)).state is State.READY
 
 
+async def test_a_server_that_flaps_keeps_its_place_and_one_given_up_never_serves_again(
+    alive: Life,
+) -> None:
+    row = await ready(alive)
+    known = alive.balancer.servers[row.name]
+    for is_down in (True, False) * 5:
+        alive.prober.ill = "no answer to GET /health" if is_down else None
+        state = ServerState.DOWN if is_down else ServerState.UP
+        alive.balancer.servers[row.name] = replace(known, state=state)
+        alive.pause_s = 10
+        await alive.steps(row.name, 2)
+        alive.runner.judge()
+    flapping = await alive.get(row.name)
+
+    await sicken(alive, [row])
+    alive.prober.ill = None
+    later = {(await alive.step(row.name)).state for _ in range(40)}
+
+    assert flapping.state is State.READY
+    assert State.GONE in later
+    assert not later & {State.BOOTING, State.VERIFYING, State.READY}
+
+
 async def test_the_daemons_word_alone_condemns_nobody(alive: Life) -> None:
     row = await ready(alive)
     alive.prober.ill = "no answer to GET /health"
