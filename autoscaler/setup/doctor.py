@@ -24,6 +24,7 @@ from autoscaler.setup.commands import with_config
 from autoscaler.setup.findings import Finding, Verdict, fail, ok, warn
 from autoscaler.setup.front import check_front
 from autoscaler.setup.here import (
+    check_host_authority,
     check_policies,
     check_processes,
     check_ssh_key,
@@ -64,7 +65,8 @@ async def examine(path: Path, clock: Clock, key_file: Path | None = None) -> lis
             fail("policies", str(exc), "mend each line; the daemon takes all files or none")
         )
     found += await _cloud(config, clock, path)
-    found += [_firewall(config), check_ssh_key(config), check_store(config)]
+    found += [_firewall(config), check_ssh_key(config), check_host_authority(config)]
+    found.append(check_store(config))
     found += check_front(path, clock.now())
     found += await check_processes(config, path)
     return found

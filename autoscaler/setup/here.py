@@ -18,6 +18,7 @@ from autoscaler.config_file import PolicyFiles
 from autoscaler.errors import ConfigError
 from autoscaler.front import parse_address
 from autoscaler.hub.learn import origin, wants_facts
+from autoscaler.nodes.host_authority import open_host_authority
 from autoscaler.nodes.keys import client_key, public_line, read_token
 from autoscaler.nodes.startup.presets import driver_note
 from autoscaler.setup.commands import start_daemon, start_gateway, start_tunnels, with_config
@@ -86,6 +87,27 @@ def check_ssh_key(config: Config) -> Finding:
             "mend the file, or move it away: the nodes that know it are then lost",
         )
     return ok("ssh key", f"{path}: {public_line(key).split()[0]}")
+
+
+def check_host_authority(config: Config) -> Finding:
+    """The key that proves nodes when the store is lost. Whether a copy is elsewhere, only a person knows."""
+    check, path = "host authority", config.host_authority_file
+    keep = "keep a copy on another machine: who has it takes the nodes over when this one is lost"
+    if not path.exists():
+        if path.is_relative_to("/run/credentials"):
+            return ok(check, f"{path}: only the running service has it; {keep}")
+        if not config.store_file.exists():
+            return ok(check, f"{path}: not there yet; the daemon makes it. Then {keep}")
+        remedy = (
+            "put its copy back before the daemon starts: it would make another, which proves no "
+            "node that this one signed (docs/adopting.md)"
+        )
+        return warn(check, f"{path}: gone, and the store is there", remedy)
+    try:
+        open_host_authority(path)
+    except ConfigError as exc:
+        return fail(check, str(exc), "mend the file, or put its copy back (docs/adopting.md)")
+    return ok(check, f"{path}: ours alone; {keep}")
 
 
 def check_store(config: Config) -> Finding:

@@ -71,7 +71,7 @@ async def test_every_finding_is_there_for_programs_too(desk: Desk, there: Path) 
     found = json.loads(said.output)["findings"]
     assert [set(each) for each in found] == [{"check", "verdict", "found", "remedy"}] * len(found)
     assert {"config", "owner mark", "key file", "clock", "key", "prices", "firewall", "ssh key",
-            "store", "daemon", "gateway"} <= {each["check"] for each in found}  # fmt: skip
+            "host authority", "store", "daemon", "gateway"} <= {each["check"] for each in found}  # fmt: skip
     assert all(each["remedy"] for each in found if each["verdict"] != "ok")
 
 
@@ -262,6 +262,28 @@ async def test_an_ssh_key_that_others_may_read_fails(desk: Desk, there: Path) ->
 
     assert found.verdict is Verdict.FAIL
     assert "chmod 0600" in found.found
+
+
+async def test_the_host_authority_is_to_be_copied_away_and_put_back_when_it_is_gone(
+    desk: Desk, there: Path
+) -> None:
+    authority = desk.path / "new/host_authority"
+
+    kept = await finding(there, "host authority")
+    authority.chmod(0o640)
+    shown = await finding(there, "host authority")
+    authority.unlink()
+    new = await finding(there, "host authority")
+    (desk.path / "new/state/autoscaler.db").touch()
+    gone = await finding(there, "host authority")
+
+    assert kept.verdict is Verdict.OK
+    assert kept.found.startswith(f"{authority}: ours alone; keep a copy on another machine")
+    assert shown.verdict is Verdict.FAIL
+    assert "chmod 0600" in shown.found
+    assert new.verdict is Verdict.OK
+    assert (gone.verdict, authority.exists()) == (Verdict.WARN, False)
+    assert "put its copy back" in gone.remedy
 
 
 async def test_a_model_of_unknown_shape_is_to_be_looked_up(desk: Desk, there: Path) -> None:
