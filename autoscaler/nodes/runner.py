@@ -295,7 +295,10 @@ class NodeRunner:
     async def _effect(
         self, node: Node, step: Step, policy: Policy | None, memory: NodeMemory
     ) -> None:
+        if step.effect is Effect.NONE:
+            return
         balancers = self._parts.balancers
+        self._parts.leases.current(node.model)  # what slept past its lease acts no more
         match step.effect:
             case Effect.REGISTER:
                 await balancers.register(node, partial(self._parts.leases.current, node.model))
@@ -313,7 +316,7 @@ class NodeRunner:
                 await self._save_diagnostics(node, policy, memory)
             case Effect.DELETE:
                 await self._delete(node, memory)
-            case Effect.NONE | Effect.CREATE | Effect.CONTACT | Effect.VERIFY:
+            case Effect.CREATE | Effect.CONTACT | Effect.VERIFY:
                 pass  # looking at the node is what moves these on
 
     async def _alarm(self, node: Node, step: Step, memory: NodeMemory, now: datetime) -> None:
@@ -383,6 +386,7 @@ class NodeRunner:
         except (CloudUnavailable, SchemaError) as exc:
             log.debug("deleting_unlisted", node=node.name, why=str(exc))
         cloud = self._parts.cloud
+        self._parts.leases.current(node.model)  # the listing may have taken long
         after, memory.delete_forbidden = await terminate.delete(cloud, node, inventory, now)
         await self._recorder.update(node, after)
 

@@ -55,7 +55,7 @@ def prices() -> PriceList:
 class Listener(Protocol):
     """Hears of every call before it reaches the cloud, and of its answer."""
 
-    def called(self, life: Life, request: Request) -> None: ...
+    def called(self, life: Life, request: Request, *, was_frozen: bool) -> None: ...
 
     def answered(self, life: Life, request: Request, answer: Answer) -> None: ...
 
@@ -142,7 +142,9 @@ class CloudSide:
             peer=f"life-{life.number}",
         )
         # A process that was frozen here sends all the same once it thaws: nobody can check a lease in between.
+        thaws = life.thaws
         await life.cross("cloud", label)
+        was_frozen = thaws != life.thaws
         try:
             async with asyncio.timeout(request.timeout_s):
                 if self.network.cut:
@@ -150,7 +152,7 @@ class CloudSide:
                     raise CloudUnavailable("no connection: the network is cut")
                 await asyncio.sleep(self._rng.uniform(0.02, 0.1) + self.network.slow_s)
                 life.crossing("cloud sent", label)
-                self._listener.called(life, call)
+                self._listener.called(life, call, was_frozen=was_frozen)
                 answer = await self.emulator.handle(call)
                 if self.network.cut_in_flight:
                     await asyncio.sleep(3600)

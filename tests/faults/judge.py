@@ -32,8 +32,8 @@ class Judge:
         self._whole: dict[tuple[ModelName, str], bool] = {}
         self._deleted: dict[str, str] = {}
 
-    def called(self, life: Life, request: Request) -> None:
-        """A call is on its way to the cloud."""
+    def called(self, life: Life, request: Request, *, was_frozen: bool) -> None:
+        """A call is on its way to the cloud; one that was on it when its process froze cannot be held back."""
         now, rows = self._world.time.now(), self._world.store.rows()
         if request.method == "POST" and request.path.endswith("/vms"):
             self._world.inspector.create_sent(orjson.loads(request.body)["name"], now, rows)
@@ -41,7 +41,8 @@ class Judge:
             vm_id = request.path.rpartition("/")[2]
             machine = self._world.booked_one(vm_id)
             self._deleted[vm_id] = request.method
-            self._world.inspector.delete_sent(machine, now, rows, request.method)
+            if not was_frozen:
+                self._world.inspector.delete_sent(machine, now, rows, request.method)
 
     def answered(self, life: Life, request: Request, answer: Answer) -> None:
         """Its answer reached the daemon."""
