@@ -9,9 +9,9 @@ from itertools import pairwise
 import pytest
 
 from autoscaler.domain.ids import MachineId
-from autoscaler.domain.machine import PowerState
+from autoscaler.domain.machine import Inventory, PowerState
 from autoscaler.domain.node import State
-from autoscaler.errors import Forbidden, Rejected
+from autoscaler.errors import Forbidden, LeaseLost, Rejected
 from tests.nodes.life_parts import (
     MODEL,
     NOON,
@@ -277,3 +277,24 @@ async def test_a_machine_stays_until_a_silent_balancer_says_that_it_forgot_it(
 
     assert before == []
     assert alive.balancer.servers == {}
+
+
+async def test_a_daemon_that_slept_past_its_lease_sends_no_delete_any_more(alive: Life) -> None:
+    alive.cloud.deletes_work = False
+    row = await ready(alive)
+    await release(alive, row)
+    await alive.until(row.name, State.TERMINATING)
+    asked = len(alive.cloud.sent("delete"))
+    listed = alive.cloud.inventory
+
+    async def after_a_sleep() -> Inventory:
+        alive.clock.move(3600)
+        return await listed()
+
+    alive.clock.move(3600)
+    await alive.leases.renew_all()
+    alive.cloud.inventory = after_a_sleep  # type: ignore[method-assign]
+    with pytest.raises(LeaseLost):
+        await alive.runner.step(await alive.get(row.name))
+
+    assert len(alive.cloud.sent("delete")) == asked
