@@ -119,7 +119,7 @@ class Daemon:
         holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.metrics = Metrics()
         cloud = WatchedCloud(outside.cloud, self.metrics.alarms.cloud_called)
-        self._outside, self._reach = outside, reach
+        self._outside, self.reach = outside, reach
         self.store, self.cloud, self.balancers = store, cloud, balancers
         self.leases = Leases(store, holder, clock)
         self.check = CloudCheck(
@@ -397,7 +397,7 @@ class Daemon:
         await backups.run(backup.at, self._outside.every_day)
 
     async def _tend_ways(self) -> None:
-        await tend(self._reach, self.store, self.health, self.clock, self.config.timings.step)
+        await tend(self.reach, self.store, self.health, self.clock, self.config.timings.step)
 
     async def _watch_demand(self) -> None:
         """A request that begins to wait at the gateway wakes its model's pass."""

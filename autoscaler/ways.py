@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -69,6 +69,13 @@ def build_reach(
                 clock=clock,
                 fresh=config.timings.step,
             )
+
+
+def authority_ends(reach: Reach) -> datetime | None:
+    """When the authority of the nodes' certificates ends; None where there is none."""
+    if not isinstance(reach, TlsReach):
+        return None
+    return reach.authority.certificate.not_valid_after_utc
 
 
 async def tend(reach: Reach, store: Store, health: Health, clock: Clock, every: timedelta) -> None:

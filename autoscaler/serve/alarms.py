@@ -6,8 +6,10 @@ watches begins at 0, since the first sample of a series is no increase.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -46,6 +48,7 @@ class Condition:
         leases_missing: models whose lease it does not hold.
         meters_differ: our meter and the cloud's were too far apart on the day last compared.
         meters_difference: by how much the cloud's was above ours, as a share of ours.
+        authority_ends: when the authority of the nodes' certificates does; None where there is none.
         models: those with a policy; None while the store does not say how they stand.
     """
 
@@ -61,6 +64,7 @@ class Condition:
     limits: Sequence[LimitUse] = ()
     meters_differ: bool = False
     meters_difference: float = 0.0
+    authority_ends: datetime | None = None
 
 
 class Alarms:
@@ -85,6 +89,10 @@ class Alarms:
             "meters_difference_ratio", "By how much the cloud's meter is above ours"
         )
         self._draining = gauge("oldest_draining_seconds", "Age of the oldest unfinished drain")
+        self._authority = gauge(
+            "node_authority_expiry_timestamp_seconds",
+            "When the authority of the nodes' certificates ends, NaN without one",
+        )
         self._mode = gauge("mode", "1 for the mode that a model is in", ("model", "mode"))
         self._paused = gauge("paused_seconds", "How long a person's pause has held", ("model",))
         self._stopped = gauge(
@@ -132,6 +140,8 @@ class Alarms:
         self._draining.set(condition.oldest_draining_s)
         self._differ.set(condition.meters_differ)
         self._difference.set(condition.meters_difference)
+        ends = condition.authority_ends
+        self._authority.set(ends.timestamp() if ends is not None else math.nan)
         if condition.models is None:
             return
         for per_model in (self._mode, self._paused, self._stopped, self._used, self._ahead):

@@ -13,6 +13,7 @@ from autoscaler.policy import Mode
 from autoscaler.serve.alarms import Condition, ModelCondition
 from autoscaler.serve.spending import limit_uses
 from autoscaler.store.protocol import Ledger, ModelRecord
+from autoscaler.ways import authority_ends
 
 if TYPE_CHECKING:
     from autoscaler.daemon import Daemon
@@ -65,6 +66,7 @@ def _condition(
         models=models,
         meters_differ=usage is not None and usage.differs,
         meters_difference=usage.difference if usage is not None else 0.0,
+        authority_ends=authority_ends(daemon.reach),
         limits=tuple(limit_uses(daemon.reconciler.limits(), ledger)) if ledger else (),
     )
 

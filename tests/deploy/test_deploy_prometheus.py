@@ -34,6 +34,7 @@ from autoscaler.health import Health
 from autoscaler.lag import LoopLag
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.inventory import Findings
+from autoscaler.nodes.reach import PlainReach
 from autoscaler.policy import Policy
 from autoscaler.serve.metrics import Metrics
 from autoscaler.serve.server import Server
@@ -145,6 +146,7 @@ async def daemons_http(
         book=SimpleNamespace(policies={MODEL: POLICY} if policies is None else policies),
         runner=SimpleNamespace(overdue_drains=0, held=None),
         balancers=SimpleNamespace(troubles=()),
+        reach=PlainReach(),
     )
     server = Server(cast(Daemon, daemon))
     running = asyncio.create_task(server.run())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -40,6 +41,9 @@ from autoscaler.lag import LoopLag
 from autoscaler.lease_keeping import keep
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.leases import Leases
+from autoscaler.nodes.pki import AUTHORITY_LIFE, make_authority
+from autoscaler.nodes.reach import PlainReach
+from autoscaler.nodes.tls_reach import TlsReach
 from autoscaler.policy import Policy
 from autoscaler.serve.metrics import Metrics
 from autoscaler.serve.scrape import scrape
@@ -91,6 +95,7 @@ def daemon(shelf: Shelf, **parts: Any) -> SimpleNamespace:
         "book": SimpleNamespace(policies={MODEL: POLICY}),
         "runner": SimpleNamespace(overdue_drains=0, held=None),
         "balancers": SimpleNamespace(troubles=()),
+        "reach": PlainReach(),
         **parts,
     })  # fmt: skip
 
@@ -119,6 +124,16 @@ async def test_the_page_is_served_while_the_store_is_away_and_says_so() -> None:
     assert during["hourly_cost_usd", MODEL] == before["hourly_cost_usd", MODEL] == 1.25
     assert during["mode", "active", MODEL] == 1
     assert during["limit_used_ratio", "(all)", "usd_per_hour"] == 0.125
+
+
+async def test_the_end_of_the_authority_is_told_where_there_is_one() -> None:
+    plain, tls = daemon(Shelf(ModelRecord(MODEL))), daemon(Shelf(ModelRecord(MODEL)))
+    tls.reach = TlsReach(make_authority(NOON), At())
+
+    none, told = await figures(plain), await figures(tls)
+
+    assert math.isnan(none["node_authority_expiry_timestamp_seconds",])
+    assert told["node_authority_expiry_timestamp_seconds",] == (NOON + AUTHORITY_LIFE).timestamp()
 
 
 async def test_a_model_whose_policy_is_gone_is_told_of_no_more() -> None:
