@@ -11,7 +11,7 @@ HOURS ?= 1
 KILLS ?= 200
 DEMO_ARGS ?=
 
-.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema lock audit sbom release check faults faults-planted soak soak-real crash crash-random
+.PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema server-model lock audit sbom release check faults faults-planted soak soak-real crash crash-random
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench: setup  ## the benchmarks: ratios against a peer or a bound, in one run
 
 lost-requests: setup  ## 1,000 scale-ins under reloads and three-minute streams, token by token (half an hour)
 	@$(BIN)/python -m bench.drain --long
+
+server-model: setup  ## compare the backtest's model of a server with published measurements anew (docs/server-model.md)
+	@PYTHONPATH=. $(BIN)/python scripts/server_model.py
 
 schema:  ## write the JSON Schemas of config and policies anew, from the code and docs/
 	@PYTHONPATH=. $(BIN)/python scripts/schema.py

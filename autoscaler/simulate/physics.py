@@ -37,7 +37,8 @@ class ServerPhysics:
         weights_s: seconds to read all weights once, the least that a step of a dense model works.
         prefill_s: seconds of arithmetic per token, of a prompt or of a running sequence.
         attention_s: seconds per prompt token and token before it: what makes long prompts quadratic.
-        cache_s: seconds to read one cached token, each step, for each running sequence.
+        cache_s: seconds to read one cached token of a running sequence, each step.
+        mixed_s: the same in a step that reads prompts too: the attention kernels of both at once are slower.
         sequence_s, fixed_s: seconds per running sequence and per step that no GPU figure explains.
         request_s: seconds of the step that takes a request in: its way through HTTP, tokenizer and scheduler.
         bus_s: seconds per token to add it up over a group of GPUs; 0 for one GPU.
@@ -52,6 +53,7 @@ class ServerPhysics:
     prefill_s: float
     attention_s: float
     cache_s: float
+    mixed_s: float
     sequence_s: float
     fixed_s: float
     request_s: float
@@ -78,7 +80,8 @@ class ServerPhysics:
 
         `prompt_tokens` of a prompt are read in it, and `attended` is the sum of the tokens before each of them.
         """
-        attention_s = context_tokens * self.cache_s + attended * self.attention_s
+        read_s = self.mixed_s if prompt_tokens else self.cache_s
+        attention_s = context_tokens * read_s + attended * self.attention_s
         return self.base_s(batch, prompt_tokens) + attention_s
 
 
@@ -108,6 +111,7 @@ class ServerTable:
     sequence_s: float
     request_s: float
     attention_share: float
+    mixed_share: float
     few_bits_prefill: float
     few_bits_decode: float
 
@@ -136,6 +140,7 @@ class ServerTable:
             sequence_s=engine.sequence_us / 1e6,
             request_s=engine.request_ms / 1e3,
             attention_share=engine.attention_share,
+            mixed_share=engine.mixed_share,
             few_bits_prefill=engine.few_bits_prefill,
             few_bits_decode=engine.few_bits_decode,
         )
@@ -195,6 +200,7 @@ def server_physics(
         prefill_s=2 * active * 1e9 / (flops * reach),
         attention_s=4 * facts.layers * facts.hidden / (flops * table.attention_share),
         cache_s=kv_bytes / bandwidth,
+        mixed_s=kv_bytes / bandwidth / table.mixed_share,
         sequence_s=table.sequence_s,
         fixed_s=table.step_s + added_s,
         request_s=table.request_s,
@@ -259,6 +265,7 @@ class _Engine(BaseModel):
     sequence_us: NotNegative
     request_ms: NotNegative
     attention_share: Share
+    mixed_share: Share
     few_bits_prefill: Share
     few_bits_decode: Share
 

@@ -17,6 +17,7 @@ PLAIN = ServerPhysics(
     prefill_s=0.0002,
     attention_s=1e-7,
     cache_s=1e-6,
+    mixed_s=3e-6,
     sequence_s=2e-5,
     fixed_s=0.002,
     request_s=0.001,
@@ -108,7 +109,7 @@ def run(replica: Replica, requests: list[Request]) -> tuple[dict[int, float], di
     return dict(replica.first), dict(replica.done)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(PHYSICS, REQUESTS)
 def test_a_replica_does_what_a_loop_over_its_steps_does(
     physics: ServerPhysics, requests: list[Request]
@@ -122,7 +123,7 @@ def test_a_replica_does_what_a_loop_over_its_steps_does(
     assert done == pytest.approx(slow_done, abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(PHYSICS, REQUESTS, st.lists(st.floats(0, 60), max_size=5))
 def test_each_request_gets_one_first_and_one_last_token_within_the_limits_of_cache_and_sequences(
     physics: ServerPhysics, requests: list[Request], looks: list[float]
