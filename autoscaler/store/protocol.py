@@ -294,7 +294,10 @@ class Store(Protocol):
         """Remember a fact of the deployment."""
 
     async def prune(self, before: datetime) -> int:
-        """Forget closed nodes, their events and decisions older than the retention; returns rows removed."""
+        """Forget closed nodes, their events, decisions and money older than the retention; returns rows removed.
+
+        What was spent in the month of `before` or later stays, and the counters of attempts stay for ever.
+        """
 
     async def back_up(self, to: Path) -> None:
         """Copy the store whole into a file, mode 0600, while it is in use.

@@ -15,6 +15,7 @@ from autoscaler.store.sqlite_file import transaction
 from autoscaler.store.sqlite_nodes import OPEN, add_event
 
 _KEPT_BOOTS = 50
+_KEPT_DAYS = 62  # of spending: the month before this one too
 _KEPT_LAGS = 50  # the largest, for ever: as many as the settling time is learned from
 
 
@@ -135,7 +136,10 @@ def add_start(db: sqlite3.Connection, now: datetime) -> tuple[datetime, ...]:
 
 
 def prune(db: sqlite3.Connection, before: datetime) -> int:
-    """Forget what ended before an instant; returns rows removed."""
+    """Forget what ended before an instant; returns rows removed.
+
+    Intents stay for ever: their counters are why no name can be given twice, whatever went wrong with the rows.
+    """
     limit = iso(before)
     longest = f"SELECT node FROM listing_lags ORDER BY seconds DESC LIMIT {_KEPT_LAGS}"
     told = f"SELECT name FROM nodes WHERE {OPEN}"  # an open node's story is kept whole
@@ -151,4 +155,10 @@ def prune(db: sqlite3.Connection, before: datetime) -> int:
                 ("listing_lags", f"at < ? AND node NOT IN ({longest})"),
             )
         ]
+        # Limits want whole months. The newest rows stay whatever the clock says: after a jump they still count.
+        newest = f"SELECT date(max(day), '-{_KEPT_DAYS} days') FROM money"
+        month = before.date().replace(day=1).isoformat()
+        gone.append(
+            db.execute(f"DELETE FROM money WHERE day < ? AND day < ({newest})", (month,)).rowcount
+        )
     return sum(gone)

@@ -404,6 +404,26 @@ async def test_money_survives_pruning(store: SqliteStore) -> None:
     assert (await store.ledger(NOON + timedelta(hours=3))).spent_month() == Money.of(2)
 
 
+async def test_money_is_forgotten_once_no_month_that_counts_can_need_it(
+    store: SqliteStore,
+) -> None:
+    lease = await lease_on(store)
+    await closed(store, lease, 1, NOON, NOON + timedelta(hours=1))
+    long_after = NOON + timedelta(days=400)
+
+    await store.prune(long_after)  # a clock that jumped ahead, and comes back
+    kept = (await store.ledger(NOON + timedelta(hours=3))).spent_month()
+    await closed(store, lease, 2, long_after, long_after + timedelta(hours=1))
+    await store.prune(NOON + timedelta(days=20))
+    within_its_month = (await store.ledger(NOON + timedelta(hours=3))).spent_month()
+    await store.prune(long_after)
+    left = (await store.ledger(NOON + timedelta(hours=3))).spent_month()
+
+    assert kept == Money.of(2)
+    assert within_its_month == Money.of(4)  # the later day counts too, on a clock set back
+    assert left == Money.of(2)  # the later one's
+
+
 async def test_small_facts_come_back_as_they_were(store: SqliteStore) -> None:
     backoff = BackOff(KEY, NOON, "stock: none", 3)
     orphan = Orphan(MachineId("m1"), "as1-x", NOON)
