@@ -8,7 +8,7 @@ and that the model fits, in stock or not, so that the unit does not change whene
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
@@ -77,11 +77,20 @@ class Capacity:
         return self.replicas * self.requests_per_s
 
 
-def replica_capacity(policy: Policy, offer: Offer, typical: Work, profiles: Profiles) -> Capacity:
+def replica_capacity(
+    policy: Policy,
+    offer: Offer,
+    typical: Work,
+    profiles: Profiles,
+    rooflines: dict[str, Capacity] | None = None,
+) -> Capacity:
     """Say what one replica carries on this offer, or why it cannot run there.
 
     Order of sources: the policy's own figure for this type or GPU, then the roofline; a CPU-only VM without a figure
     takes a stated low guess. Price, stock and permission are not looked at here.
+
+    Args:
+        rooflines: what was found by GPU for the same policy and work: a replica does the same on each VM that has it.
     """
     tensor_parallel = policy.hardware.tensor_parallel
     if offer.gpu is None or offer.gpus == 0:
@@ -106,7 +115,13 @@ def replica_capacity(policy: Policy, offer: Offer, typical: Work, profiles: Prof
             "over NVLink (hardware.allow_tensor_parallel_over_pcie = true allows it)",
             tensor_parallel,
         )
-    return _from_roofline(policy, offer, offer.gpu, typical, profiles)
+    known = None if rooflines is None else rooflines.get(offer.gpu)
+    if known is not None:
+        return replace(known, replicas=offer.gpus // tensor_parallel) if known.fits else known
+    found = _from_roofline(policy, offer, offer.gpu, typical, profiles)
+    if rooflines is not None:
+        rooflines[offer.gpu] = found
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +188,37 @@ def reference_offer(
     return None if found is None else (found, capacities[found.key])
 
 
+@dataclass(slots=True)
+class _Asked:
+    """The last question and its answer: a pass asks the same for its decision and for its placement."""
+
+    policy: Policy | None = None
+    offers: tuple[Offer, ...] = ()
+    work: Work | None = None
+    profiles: Profiles | None = None
+    found: dict[OfferKey, Capacity] = field(default_factory=dict)
+
+
+_asked = _Asked()
+
+
 def _capacities(
-    policy: Policy, offers: Iterable[Offer], work: Work, profiles: Profiles
+    policy: Policy, offers: tuple[Offer, ...], work: Work, profiles: Profiles
 ) -> dict[OfferKey, Capacity]:
+    last = _asked
+    is_same = last.policy is policy and last.offers is offers and last.profiles is profiles
+    if is_same and last.work == work:
+        return last.found
     by_type: dict[tuple[str, str | None, int, int], Capacity] = {}
+    rooflines: dict[str, Capacity] = {}
     found = {}
     for offer in offers:
         alike = (offer.key.type, offer.gpu, offer.gpus, offer.nvlink_domain)
         if alike not in by_type:
-            by_type[alike] = replica_capacity(policy, offer, work, profiles)
+            by_type[alike] = replica_capacity(policy, offer, work, profiles, rooflines)
         found[offer.key] = by_type[alike]
+    last.policy, last.offers, last.work, last.profiles = policy, offers, work, profiles
+    last.found = found
     return found
 
 

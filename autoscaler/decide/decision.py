@@ -22,7 +22,7 @@ from autoscaler.decide.memory import LawMemory, Level, remember
 from autoscaler.decide.override import ordered
 from autoscaler.decide.profiles import Profiles
 from autoscaler.decide.work import Work, observed_work
-from autoscaler.domain.decision import Decision, Recommendation, Verdict
+from autoscaler.domain.decision import Decision, Recommendation, Rise, Verdict
 from autoscaler.domain.ids import DecisionId
 from autoscaler.domain.node import Fleet
 from autoscaler.domain.offer import Market
@@ -45,6 +45,7 @@ def decide(
     memory: LawMemory,
     profiles: Profiles | None = None,
     override: Override | None = None,
+    explain: bool = True,
 ) -> tuple[Decision, LawMemory]:
     """Settle the capacity that a model should have now, with every reason. Pure.
 
@@ -56,9 +57,11 @@ def decide(
         profiles: tables of GPUs and models, the shipped ones when left out.
         override: a person's word that holds now. The law goes on beneath it and remembers its own wishes, so that it
             takes over without a jump when the override ends.
+        explain: whether to say at what demand the answer changes; half of the time goes into that.
     """
+    table = profiles or Profiles.load()
     decision, memory = _by_law(
-        policy, history, fleet, market, now, decision_id, memory, profiles or Profiles.load()
+        policy, history, fleet, market, now, decision_id, memory, table, explain
     )
     return (decision if override is None else ordered(decision, override, fleet)), memory
 
@@ -72,6 +75,7 @@ def _by_law(
     decision_id: DecisionId,
     memory: LawMemory,
     table: Profiles,
+    explain: bool,
 ) -> tuple[Decision, LawMemory]:
     """What the rules want."""
     work = observed_work(policy, history)
@@ -87,10 +91,10 @@ def _by_law(
     memory = _in_units_of(yardstick, memory)
     if not evidence.has_demand:
         return hold(this, memory, "; ".join(evidence.missing))
-    return _settle(this, memory)
+    return _settle(this, memory, explain)
 
 
-def _settle(this: Pass, memory: LawMemory) -> tuple[Decision, LawMemory]:
+def _settle(this: Pass, memory: LawMemory, explain: bool) -> tuple[Decision, LawMemory]:
     """Decide on measured demand."""
     assert this.yardstick is not None
     here, memory = _situation(this, this.yardstick, memory)
@@ -119,7 +123,12 @@ def _settle(this: Pass, memory: LawMemory) -> tuple[Decision, LawMemory]:
 
     blockers = stabilize.why_no_release(this.policy, memory, this.evidence, this.lead, this.now)
     want = _whole(bound, last, memory, here, bool(blockers))
-    otherwise, rise = counterfactuals(here, memory, want, bound, blockers, this.yardstick, length)
+    otherwise: tuple[str, ...] = ()
+    rise: Rise | None = None
+    if explain:
+        otherwise, rise = counterfactuals(
+            here, memory, want, bound, blockers, this.yardstick, length
+        )
     rules = [*wishes, *(rule for rule in (held, stepped, capped, last, least) if rule is not None)]
     verdict = _verdict(this, bound.replicas, want, not blockers)
     decision = Decision(

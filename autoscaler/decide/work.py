@@ -62,13 +62,21 @@ def observed_work(policy: Policy, history: Sequence[Signals]) -> Work:
 
 def _rates(signals: Signals) -> tuple[float, float, float] | None:
     """Requests, prompt tokens and output tokens per second of one pass, None when they do not show demand."""
-    arrivals = signals.value(FigureName.ARRIVALS)
-    prompt = signals.value(FigureName.PROMPT_TOKENS)
-    output = signals.value(FigureName.OUTPUT_TOKENS)
+    arrivals = prompt = output = None
+    waiting = running = 0.0
+    for name, figure in signals.figures:  # looked through once: sixty of them in each pass
+        if name is FigureName.ARRIVALS:
+            arrivals = figure.value
+        elif name is FigureName.PROMPT_TOKENS:
+            prompt = figure.value
+        elif name is FigureName.OUTPUT_TOKENS:
+            output = figure.value
+        elif name is FigureName.WAITING:
+            waiting = figure.value
+        elif name is FigureName.RUNNING:
+            running = figure.value
     if not arrivals or prompt is None or output is None:
         return None
-    waiting = signals.value(FigureName.WAITING) or 0.0
-    running = signals.value(FigureName.RUNNING) or 0.0
     if waiting > running or min(arrivals, prompt, output) < 0 or prompt == 0:
         return None
     return arrivals, prompt, output

@@ -84,7 +84,10 @@ class Signals:
 
     def get(self, name: FigureName) -> Figure | None:
         """The figure of that name, or None when it is missing."""
-        return next((figure for key, figure in self.figures if key is name), None)
+        for key, figure in self.figures:
+            if key is name:
+                return figure
+        return None
 
     def value(self, name: FigureName) -> float | None:
         """The figure's value, or None when it is missing."""
