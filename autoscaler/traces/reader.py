@@ -16,7 +16,7 @@ from autoscaler.errors import ConfigError
 from autoscaler.traces.request import TracedRequest
 
 COLUMNS = ("arrival_s", "prompt_tokens", "output_tokens")
-_TOKEN_LIMIT = 10_000_000
+TOKEN_LIMIT = 10_000_000
 
 
 def read_trace(path: Path) -> list[TracedRequest]:
@@ -34,7 +34,7 @@ def stream_trace(path: Path) -> Iterator[TracedRequest]:
         yield from _parse(file, path)
 
 
-def write_trace(path: Path, requests: Iterable[TracedRequest]) -> int:
+def write_trace(path: Path, requests: Iterable[TracedRequest], *, with_models: bool = False) -> int:
     """Write a trace, gzipped when the name ends in `.gz`; returns how many requests.
 
     The file appears whole or not at all. The same requests give the same bytes.
@@ -44,12 +44,11 @@ def write_trace(path: Path, requests: Iterable[TracedRequest]) -> int:
     try:
         with partial.open("wb") as raw, _text_over(raw, path) as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
+            writer.writerow((*COLUMNS, "model") if with_models else COLUMNS)
             for request in requests:
                 count += 1
-                writer.writerow(
-                    (f"{request.arrival_s:.2f}", request.prompt_tokens, request.output_tokens)
-                )
+                row = (f"{request.arrival_s:.2f}", request.prompt_tokens, request.output_tokens)
+                writer.writerow((*row, request.model or "") if with_models else row)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -98,8 +97,8 @@ def token_count(text: str, name: str, place: str) -> int:
 
 def check_tokens(count: int, name: str, place: str) -> int:
     """Refuse a number of tokens that no request has. Raises `ConfigError`."""
-    if not 0 <= count <= _TOKEN_LIMIT:
-        raise ConfigError(f"{place}: {name}: found {count}, allowed: 0 to {_TOKEN_LIMIT}")
+    if not 0 <= count <= TOKEN_LIMIT:
+        raise ConfigError(f"{place}: {name}: found {count}, allowed: 0 to {TOKEN_LIMIT}")
     return count
 
 

@@ -1,4 +1,4 @@
-"""Tells a trace's format by its first line, so that a wrong FORMAT is answered with the right one."""
+"""Tells a public trace's format by its first line; a log's is told by `log_format`."""
 
 from __future__ import annotations
 

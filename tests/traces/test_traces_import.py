@@ -291,7 +291,7 @@ def test_bad_servegen_histograms_are_named(tmp_path: Path, text: str, says: str)
 def test_an_imported_trace_can_be_read_and_measured(tmp_path: Path) -> None:
     out = tmp_path / "out.csv.gz"
 
-    code, said = cli("import", "azure", azure(tmp_path), out)
+    code, said = cli("import", "--format", "azure", azure(tmp_path), "-o", out)
     told_code, told = cli("info", out)
 
     assert (code, said.strip()) == (0, f"{out}: 3 requests")
@@ -303,14 +303,16 @@ def test_an_imported_trace_can_be_read_and_measured(tmp_path: Path) -> None:
 def test_a_wrong_format_is_answered_with_the_right_one(tmp_path: Path) -> None:
     path = mooncake(tmp_path, asked(0))
 
-    code, said = cli("import", "azure", path, tmp_path / "out.csv")
+    code, said = cli("import", "--format", "azure", path, "-o", tmp_path / "out.csv")
 
     assert code == 2
-    assert f"autoscaler trace import mooncake {path} OUT" in said
+    assert f"autoscaler trace import {path} -o OUT" in said
 
 
 def test_a_servegen_directory_named_azure_is_told_apart(tmp_path: Path) -> None:
-    code, said = cli("import", "azure", servegen(tmp_path, c1=STEADY), tmp_path / "out.csv")
+    code, said = cli(
+        "import", "--format", "azure", servegen(tmp_path, c1=STEADY), "-o", tmp_path / "out.csv"
+    )
 
     assert code == 2
     assert "looks like servegen" in said
@@ -320,7 +322,7 @@ def test_a_trace_of_ours_is_not_imported_again(tmp_path: Path) -> None:
     path = tmp_path / "ours.csv"
     write_trace(path, [TracedRequest(0.0, 1, 1)])
 
-    code, said = cli("import", "mooncake", path, tmp_path / "out.csv")
+    code, said = cli("import", "--format", "mooncake", path, "-o", tmp_path / "out.csv")
 
     assert code == 2
     assert "already" in said
@@ -330,13 +332,13 @@ def test_info_on_a_public_format_says_how_to_import_it(tmp_path: Path) -> None:
     code, said = cli("info", azure(tmp_path))
 
     assert code == 2
-    assert "trace import azure" in said
+    assert "looks like azure: `autoscaler trace import" in said
 
 
 def test_a_failed_import_leaves_no_file(tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
 
-    code, _ = cli("import", "azure", azure(tmp_path, AZURE + "x,1,1\n"), out)
+    code, _ = cli("import", "--format", "azure", azure(tmp_path, AZURE + "x,1,1\n"), "-o", out)
 
     assert code == 2
     assert list(tmp_path.iterdir()) == [tmp_path / "azure.csv"]
@@ -346,8 +348,8 @@ def test_nothing_is_overwritten_unless_forced(tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     out.write_text("precious")
 
-    code, said = cli("import", "azure", azure(tmp_path), out)
-    forced, _ = cli("import", "azure", azure(tmp_path), out, "--force")
+    code, said = cli("import", "--format", "azure", azure(tmp_path), "-o", out)
+    forced, _ = cli("import", "--format", "azure", azure(tmp_path), "-o", out, "--force")
 
     assert code == 2
     assert "--force" in said
@@ -355,8 +357,8 @@ def test_nothing_is_overwritten_unless_forced(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_an_unwritable_place_are_named(tmp_path: Path) -> None:
-    nothing = cli("import", "azure", tmp_path / "no.csv", tmp_path / "out.csv")
-    nowhere = cli("import", "azure", azure(tmp_path), tmp_path / "no" / "out.csv")
+    nothing = cli("import", "--format", "azure", tmp_path / "no.csv", "-o", tmp_path / "out.csv")
+    nowhere = cli("import", "--format", "azure", azure(tmp_path), "-o", tmp_path / "no" / "out.csv")
 
     assert nothing[0] == nowhere[0] == 2
     assert "no such file" in nothing[1]
@@ -367,7 +369,7 @@ def test_the_help_says_what_is_recorded_and_what_is_drawn() -> None:
     code, said = cli("import", "--help")
 
     assert code == 0
-    assert said.count("Recorded") == 3
+    assert said.count("Recorded") == 4
     assert said.count("Drawn") == 3
 
 
