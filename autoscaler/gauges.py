@@ -1,4 +1,7 @@
-"""Every limit, how much of it is used, and when it will bite: from then on nothing more is rented under it. Pure."""
+"""Every limit, how much of it is used, and when it will bite: from then on nothing more is rented under it. Pure.
+
+`autoscaler cost` and the metrics behind the alerts show the same.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from autoscaler.policy import OnLimit
 from autoscaler.store.protocol import Ledger
 
 _HOUR = timedelta(hours=1)  # what a new machine must be paid for
+_AHEAD = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class Gauge:
         model: whose, None for all models together.
         key: as in `[limits]`; `nodes`, `launches` and `failures` also for a policy's own.
         used, most: in USD where the key says so, else a count.
+        committed: `used`, and of a day or a month also what is spoken for, whatever is refused from now on.
+        ahead: the same after another day, or at the period's end if that is sooner, should everything run on.
         bites_at: from when it lets nothing more be rented should everything run on as it did; None when it will not.
         reached_at: when so much is really spent, for a limit of a day or a month.
         why: why it bites now, in the words of the refusal.
@@ -36,10 +42,16 @@ class Gauge:
     key: str
     used: Decimal
     most: Decimal
+    committed: Decimal
+    ahead: Decimal
     action: OnLimit
     bites_at: datetime | None = None
     reached_at: datetime | None = None
     why: str | None = None
+
+    @property
+    def is_money(self) -> bool:
+        return self.key.startswith("usd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,18 @@ class Outlook:
 
     rate: Callable[[ModelName | None], Money]
     cheapest: Money = ZERO
+
+
+def as_it_runs(limits: Limits, ledger: Ledger) -> Outlook:
+    """The outlook that what bills now goes on to do so, and nothing else."""
+    billing = tuple(node for node in ledger.nodes if node.may_bill)
+
+    def rate(model: ModelName | None) -> Money:
+        if model is None:
+            return hourly(billing) + limits.stray_per_hour
+        return hourly(tuple(node for node in billing if node.model == model))
+
+    return Outlook(rate)
 
 
 def gauges(limits: Limits, ledger: Ledger, outlook: Outlook) -> Iterator[Gauge]:
@@ -103,9 +127,9 @@ def _hour(
 ) -> Gauge:
     full = rate + outlook.cheapest > most
     why = f"{rate}/h of {most}/h leave no room for another VM" if full else None
-    return Gauge(
-        model, "usd_per_hour", rate.usd, most.usd, action, now if full else None, None, why
-    )
+    at = now if full else None
+    used = rate.usd
+    return Gauge(model, "usd_per_hour", used, most.usd, used, used, action, at, None, why)
 
 
 def _count(
@@ -114,7 +138,8 @@ def _count(
     full = used >= most
     why = f"{used} of {most}" if full else None
     at = now if full else None
-    return Gauge(model, key, Decimal(used), Decimal(most), action, at, None, why)
+    count = Decimal(used)
+    return Gauge(model, key, count, Decimal(most), count, count, action, at, None, why)
 
 
 def _recent(ledger: Ledger, window: timedelta, model: ModelName | None) -> int:
@@ -162,11 +187,14 @@ def _period(
     ]
     still = max(timedelta(0), period.left - max((_HOUR, *drains)))
     at = _meets(bound, most, rate - floors, still, ledger.at)
+    ahead = period.spent + rate.for_time(min(period.left, _AHEAD))
     gauge = Gauge(
         model=period.model,
         key=f"usd_per_{period.name}",
         used=period.spent.usd,
         most=most.usd,
+        committed=period.committed.usd,
+        ahead=max(ahead, period.committed).usd,
         action=period.action,
         bites_at=at,
         reached_at=_meets(period.spent, most, rate, period.left, ledger.at),

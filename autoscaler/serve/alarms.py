@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import Node
-from autoscaler.serve.spending import LimitUse
+from autoscaler.gauges import Gauge as Limit
 
+_ALL = "(all)"
 # The first word of a node's failure, where that says what to look at; any other is `other`: labels are bounded.
 _KINDS = frozenset(
     {"condemned", "deadline", "host-key", "power", "reach", "register", "vanished", "verify"}
@@ -50,6 +51,7 @@ class Condition:
         meters_difference: by how much the cloud's was above ours, as a share of ours.
         authority_ends: when the authority of the nodes' certificates does; None where there is none.
         models: those with a policy; None while the store does not say how they stand.
+        limits: those in money.
     """
 
     store_failing: bool
@@ -61,7 +63,7 @@ class Condition:
     launches_forbidden: bool
     oldest_draining_s: float
     models: Sequence[ModelCondition] | None = None
-    limits: Sequence[LimitUse] = ()
+    limits: Sequence[Limit] = ()
     meters_differ: bool = False
     meters_difference: float = 0.0
     authority_ends: datetime | None = None
@@ -151,6 +153,9 @@ class Alarms:
             self._paused.labels(one.model).set(one.paused_s)
             self._stopped.labels(one.model).set(one.launches_stopped)
             self._disagreed.labels(one.model)
-        for use in condition.limits:
-            self._used.labels(use.model, use.limit).set(use.used)
-            self._ahead.labels(use.model, use.limit).set(use.ahead)
+        for limit in condition.limits:
+            if not limit.most:
+                continue  # no share can be told of nothing
+            labels = (limit.model or _ALL, limit.key)
+            self._used.labels(*labels).set(float(limit.committed / limit.most))
+            self._ahead.labels(*labels).set(float(limit.ahead / limit.most))

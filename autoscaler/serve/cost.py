@@ -68,8 +68,8 @@ def _gauge(gauge: Gauge) -> Json:
     return {
         "model": gauge.model,
         "limit": gauge.key,
-        "used": f"{gauge.used:.4f}" if gauge.key.startswith("usd") else int(gauge.used),
-        "most": f"{gauge.most:.4f}" if gauge.key.startswith("usd") else int(gauge.most),
+        "used": f"{gauge.used:.4f}" if gauge.is_money else int(gauge.used),
+        "most": f"{gauge.most:.4f}" if gauge.is_money else int(gauge.most),
         "on_limit": gauge.action.value,
         "bites_at": _at(gauge.bites_at),
         "reached_at": _at(gauge.reached_at),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import State
 from autoscaler.errors import StoreUnavailable
+from autoscaler.gauges import Gauge, as_it_runs, gauges
 from autoscaler.policy import Mode
 from autoscaler.serve.alarms import Condition, ModelCondition
-from autoscaler.serve.spending import limit_uses
 from autoscaler.store.protocol import Ledger, ModelRecord
 from autoscaler.ways import authority_ends
 
@@ -67,8 +67,15 @@ def _condition(
         meters_differ=usage is not None and usage.differs,
         meters_difference=usage.difference if usage is not None else 0.0,
         authority_ends=authority_ends(daemon.reach),
-        limits=tuple(limit_uses(daemon.reconciler.limits(), ledger)) if ledger else (),
+        limits=_spending(daemon, ledger) if ledger else (),
     )
+
+
+def _spending(daemon: Daemon, ledger: Ledger) -> tuple[Gauge, ...]:
+    """The limits in money, as it runs now."""
+    limits = daemon.reconciler.limits()
+    found = gauges(limits, ledger, as_it_runs(limits, ledger))
+    return tuple(each for each in found if each.is_money)
 
 
 def _model(daemon: Daemon, record: ModelRecord, now: datetime) -> ModelCondition:

@@ -36,6 +36,7 @@ from autoscaler.errors import (
     SchemaError,
     StoreUnavailable,
 )
+from autoscaler.gauges import as_it_runs, gauges
 from autoscaler.health import Health
 from autoscaler.lag import LoopLag
 from autoscaler.lease_keeping import keep
@@ -47,7 +48,6 @@ from autoscaler.nodes.tls_reach import TlsReach
 from autoscaler.policy import Policy
 from autoscaler.serve.metrics import Metrics
 from autoscaler.serve.scrape import scrape
-from autoscaler.serve.spending import limit_uses
 from autoscaler.store.protocol import Ledger, ModelRecord
 from autoscaler.wakes import Wakes
 from tests.deploy.test_deploy_prometheus import MODEL, NOON, node, used
@@ -58,13 +58,16 @@ POLICY = Policy.model_validate({"schema": 1, "model": MODEL, "engine": "vllm", "
 class Shelf:
     """As much of a store as a scrape reads; it may be away."""
 
-    def __init__(self, record: ModelRecord, nodes: Sequence[Any] = ()) -> None:
+    def __init__(
+        self, record: ModelRecord, nodes: Sequence[Any] = (), ledger: Ledger | None = None
+    ) -> None:
         self.record_, self.nodes, self.is_away = record, tuple(nodes), False
+        self.ledger_ = ledger
 
     async def ledger(self, now: datetime) -> Ledger:
         if self.is_away:
             raise StoreUnavailable("the disk is full")
-        return Ledger(now, self.nodes)
+        return self.ledger_ or Ledger(now, self.nodes)
 
     async def record(self, model: ModelName) -> ModelRecord:
         return self.record_
@@ -198,7 +201,7 @@ async def test_leases_that_are_not_held_and_a_fleet_that_is_are_told() -> None:
     assert found["meters_difference_ratio",] == 0.07
 
 
-def test_each_limit_is_told_once_with_what_a_day_will_use_of_it() -> None:
+async def test_each_limit_in_money_is_told_once_with_what_a_day_will_use_of_it() -> None:
     ready = node(State.READY, "as1-0example-aaaaaaaaaaaaa-1-m", "http://127.0.0.1:1")
     other = POLICY.model_copy(update={"model": "org/other"})
     own = Policy.model_validate(
@@ -211,18 +214,19 @@ def test_each_limit_is_told_once_with_what_a_day_will_use_of_it() -> None:
     at = datetime(2026, 11, 10, 6, tzinfo=UTC)
     later = Ledger(at, (ready,), closed_month={MODEL: ready.price_per_hour * 40})
 
-    found = {(use.model, use.limit): use for use in limit_uses(limits, later)}
+    shelf = Shelf(ModelRecord(MODEL), ledger=later)
 
-    assert len(list(limit_uses(limits, later))) == len(found) == 3
-    assert found["(all)", "usd_per_hour"].used == pytest.approx(1.25 / 5)
-    month = found["(all)", "usd_per_month"]
-    assert month.ahead == pytest.approx(month_spent(later) + 1.25 * 24 / 100)
-    day = found[MODEL, "usd_per_day"]
-    assert (
-        day.used
-        < day.ahead
-        == pytest.approx(float(later.spent_today(MODEL).usd) / 20 + 1.25 * 18 / 20)
-    )
+    found = await figures(daemon(shelf, reconciler=SimpleNamespace(last={}, limits=lambda: limits)))
+
+    told = {key[1:] for key in found if key[0] == "limit_ahead_ratio"}
+    assert told == {("(all)", "usd_per_hour"), ("(all)", "usd_per_month"), (MODEL, "usd_per_day")}
+    assert len([g for g in gauges(limits, later, as_it_runs(limits, later)) if g.is_money]) == 3
+    assert found["limit_used_ratio", "(all)", "usd_per_hour"] == pytest.approx(1.25 / 5)
+    month = found["limit_ahead_ratio", "(all)", "usd_per_month"]
+    assert month == pytest.approx(month_spent(later) + 1.25 * 24 / 100)
+    day = found["limit_ahead_ratio", MODEL, "usd_per_day"]
+    assert found["limit_used_ratio", MODEL, "usd_per_day"] < day
+    assert day == pytest.approx(float(later.spent_today(MODEL).usd) / 20 + 1.25 * 18 / 20)
 
 
 def month_spent(ledger: Ledger) -> float:
