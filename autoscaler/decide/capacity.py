@@ -117,9 +117,9 @@ def replica_capacity(
         )
     known = None if rooflines is None else rooflines.get(offer.gpu)
     if known is not None:
-        return replace(known, replicas=offer.gpus // tensor_parallel) if known.fits else known
+        return replace(known, replicas=offer.gpus // tensor_parallel)
     found = _from_roofline(policy, offer, offer.gpu, typical, profiles)
-    if rooflines is not None:
+    if rooflines is not None and found.fits:  # why one does not fit names its type
         rooflines[offer.gpu] = found
     return found
 
