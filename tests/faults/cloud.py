@@ -28,7 +28,7 @@ from autoscaler.cloud.secret import Secret
 from autoscaler.emulator.catalogue import Catalogue, load_catalogue
 from autoscaler.emulator.emulator import Emulator
 from autoscaler.emulator.faults import make_fault
-from autoscaler.emulator.http import Answer, ConnectionDropped, Request
+from autoscaler.emulator.http import Answer, ConnectionDropped, Request, json_answer
 from autoscaler.emulator.machine import MachineBackend
 from autoscaler.emulator.settings import Project, Settings
 from autoscaler.emulator.switches import Switches
@@ -40,6 +40,7 @@ HERE = Path(__file__).parent
 KEY = "canary-of-the-access-key-4d0f"  # must show up nowhere but in the header
 PROJECT = Project()
 _PREFIX = "/v0.1"
+_ANOTHER = "9d0c4f3e-1111-4c1d-8a43-6b0f2b7a9e55"
 
 
 @lru_cache(maxsize=1)
@@ -68,11 +69,15 @@ class Network:
         cut: no connection can be made.
         cut_in_flight: connections are made, and no answer comes back.
         slow_s: added to every call.
+        is_elsewhere: the daemon's key opens another project, where there is nothing.
+        specs_differ: the catalogue tells of other GPUs than the price list.
     """
 
     cut: bool = False
     cut_in_flight: bool = False
     slow_s: float = 0.0
+    is_elsewhere: bool = False
+    specs_differ: bool = False
 
 
 class CloudSide:
@@ -153,7 +158,9 @@ class CloudSide:
                 await asyncio.sleep(self._rng.uniform(0.02, 0.1) + self.network.slow_s)
                 life.crossing("cloud sent", label)
                 self._listener.called(life, call, was_frozen=was_frozen)
-                answer = await self.emulator.handle(call)
+                answer = self._elsewhere(path) or await self.emulator.handle(call)
+                if self.network.specs_differ and path.endswith("/specs"):
+                    answer = _with_other_gpus(answer)
                 if self.network.cut_in_flight:
                     await asyncio.sleep(3600)
                 await asyncio.sleep(self._rng.uniform(0.02, 0.2) + self.network.slow_s)
@@ -168,6 +175,14 @@ class CloudSide:
         headers = {name.lower(): value for name, value in answer.headers.items()}
         return transport.Response(answer.status, headers, answer.body)
 
+    def _elsewhere(self, path: str) -> Answer | None:
+        """What a key of another project gets."""
+        if not self.network.is_elsewhere:
+            return None
+        if path == "/projects":
+            return json_answer([{"id": _ANOTHER, "name": "another"}])
+        return json_answer({"detail": "no such project"}, 404)
+
     async def ask(self, method: str, path: str, body: object = None) -> Answer:
         """A call by somebody else with a key of the project: a colleague, another program."""
         return await self.emulator.handle(
@@ -179,3 +194,12 @@ class CloudSide:
                 peer="somebody",
             )
         )
+
+
+def _with_other_gpus(answer: Answer) -> Answer:
+    if answer.status != 200:
+        return answer
+    body = orjson.loads(answer.body)
+    for item in body["items"]:
+        item["num_gpu"] += 1
+    return json_answer(body)

@@ -17,7 +17,7 @@ def calm(world: World) -> None:
     emulator.faults.clear()
     emulator.credentials.revoked = False
     network = world.cloud.network
-    network.cut = network.cut_in_flight = False
+    network.cut = network.cut_in_flight = network.is_elsewhere = network.specs_differ = False
     network.slow_s = 0.0
     world.cut_from_nodes = False
     world.store.trouble, world.store.slow_s = "", 0.0
@@ -31,8 +31,10 @@ def calm(world: World) -> None:
         one.slow_s = 0.0
     for trouble in world.shop.troubles.values():
         trouble.until_s = -1.0
+    world.shop.poisoned = False
     for host in world.machines.hosts.values():
         host.hangs = host.relayed = host.gpu_sick = False
+        host.fails = host.babbles = host.throws = False
         host.stalls_until_s = host.dark_until_s = host.flaps_until_s = 0.0
     for run in list(world.runs):
         run.life.die_after = None

@@ -39,6 +39,9 @@ class Host:
         relayed: somebody in the middle shows a key of his own.
         gpu_sick: its own nvidia-smi says so.
         dark_until_s: the daemon alone cannot reach it until then.
+        fails: the server answers every request at once with an error, and its health check with OK.
+        babbles: what it says over SSH is noise without end.
+        throws: looking at it breaks the daemon's own code.
     """
 
     spec: MachineSpec
@@ -55,6 +58,9 @@ class Host:
     gpu_sick: bool = False
     dark_until_s: float = 0.0
     flaps_until_s: float = 0.0
+    fails: bool = False
+    babbles: bool = False
+    throws: bool = False
     boots: int = 1
     was_ill: bool = False
 
@@ -68,8 +74,11 @@ class Host:
         return self.running and at_s >= self.serves_at_s and not self.hangs
 
     def is_up(self, at_s: float) -> bool:
-        """Whether its model server answers a health check: one that hangs does."""
-        if at_s < self.flaps_until_s and int(at_s / 20) % 2:
+        """Whether its model server answers a health check: one that hangs does.
+
+        One that fails is taken out by its balancer for as long as it has just been in, over and over.
+        """
+        if (at_s < self.flaps_until_s or self.fails) and int(at_s / 20) % 2:
             return False
         return self.running and at_s >= self.serves_at_s
 
@@ -154,6 +163,15 @@ def _key(seed: str) -> str:
     return f"ssh-ed25519 AAAA{hashlib.sha256(seed.encode()).hexdigest()[:40]}"
 
 
+def _noise(at_s: float) -> str:
+    """Another one each time, as long as a reader of output allows."""
+    return f"{at_s:.3f} " + "\N{FULL BLOCK}\t\n" * 5000
+
+
+class Bug(Exception):
+    """What no part of the daemon expects, put in on purpose: it is to be isolated and backed off."""
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """One thing that the daemon asked of a host over SSH or HTTP.
@@ -212,8 +230,12 @@ class HostProber:
             return Coming("script: pulling")
         if "wrong_gpus" in faults or host.gpu_sick:
             raise VerificationFailed(f"{node.name}: a GPU too few")
+        if host.babbles:
+            return Coming(f"script: {_noise(now_s)}")
         if now_s < host.serves_at_s or host.hangs:
             return Coming("server: loading")
+        if host.fails:
+            raise VerificationFailed(f"{node.name}: the warm-up was answered 500")
         if "health_ok_generation_garbage" in faults:
             raise VerificationFailed(f"{node.name}: the warm-up answered nonsense")
         await self._back("verify", node)
@@ -233,7 +255,7 @@ class HostProber:
             return Ailment("its server does not answer", reached=True)
         if host.hangs:
             return Ailment("no token came", reached=True)
-        return None
+        return Ailment(_noise(now_s), reached=True) if host.babbles else None
 
     async def in_flight(self, node: Node, policy: Policy) -> int | None:
         try:
@@ -244,10 +266,10 @@ class HostProber:
 
     async def diagnostics(self, node: Node, policy: Policy | None) -> str:
         try:
-            await self._pinned("diagnostics", node)
+            host = await self._pinned("diagnostics", node)
         except (NodeUnreachable, HostKeyMismatch) as exc:
             return f"nothing: {exc}"
-        return "the log's last lines"
+        return _noise(self._time.seconds()) if host.babbles else "the log's last lines"
 
     async def _pinned(self, kind: str, node: Node) -> Host:
         """A host by its pinned key: a session with another key ends before any command."""
@@ -269,6 +291,8 @@ class HostProber:
         if now_s < host.stalls_until_s:
             await asyncio.sleep(SSH_TIMEOUT_S)
             raise NodeUnreachable(f"{node.name}: SSH accepts and says nothing")
+        if host.throws:
+            raise Bug(f"{node.name}: nobody thought of this")
         return host
 
     async def _back(self, kind: str, node: Node) -> None:

@@ -6,10 +6,21 @@ import random
 from datetime import timedelta
 
 from autoscaler.domain.ids import ModelName
-from autoscaler.domain.node import State
+from autoscaler.domain.node import Node, State
 from autoscaler.errors import ConfigError
 from autoscaler.policy import NodeBounds
-from tests.faults.kinds import LONG, Apply, Params, Undo, kind, open_rows, which
+from tests.faults.kinds import (
+    LONG,
+    SHORT,
+    Apply,
+    Params,
+    Undo,
+    aim_of,
+    kind,
+    open_rows,
+    pick,
+    which,
+)
 from tests.faults.options import ModelOptions, policy_of
 from tests.faults.shop import Demand
 from tests.faults.world import World
@@ -22,6 +33,20 @@ def _kill(world: World, params: Params) -> None:
     world.down_until_s = world.time.seconds() + params["down_s"]
     if run is not None:
         run.life.kill()
+
+
+def _stop(world: World, params: Params) -> None:
+    """An upgrade: it ends by itself and is started again."""
+    if world.run is not None:
+        world.run.daemon.stop()
+        world.shop.told_to_come_again()
+
+
+def _another_project(world: World, params: Params) -> Undo:
+    """It is started again with a key of another project: its listing there looks empty."""
+    world.cloud.network.is_elsewhere = True
+    _kill(world, params)
+    return lambda: setattr(world.cloud.network, "is_elsewhere", False)
 
 
 def _kill_at(where: str) -> Apply:
@@ -119,6 +144,15 @@ kind(
     weight=3,
     draw=lambda rng: {"for_s": rng.choice((30.0, 600.0, 3600.0))},
 )
+kind("stopped and started", "B8", _stop, weight=0)
+kind(
+    "a key of another project",
+    "C10",
+    _another_project,
+    weight=0,
+    lasts=SHORT,
+    draw=lambda rng: {"down_s": 10.0},
+)
 
 
 # -- policies and people
@@ -178,10 +212,16 @@ def _paused(world: World, params: Params) -> Undo:
     return lambda: world.person("resume", name)
 
 
+def _any_of(world: World, params: Params) -> Node | None:
+    """One that serves, unless it is another's turn: then the person is told that it cannot be."""
+    wanted = aim_of(params) or State.READY
+    return pick([row for row in open_rows(world) if row.state is wanted], params)
+
+
 def _drained(world: World, params: Params) -> None:
-    ready = [row for row in open_rows(world) if row.state is State.READY]
-    if ready:
-        world.person("drain", ready[int(params["which"] * len(ready))].name)
+    row = _any_of(world, params)
+    if row is not None:
+        world.person("drain", row.name)
 
 
 def _foreign(world: World, params: Params) -> None:
@@ -222,7 +262,7 @@ kind(
     draw=lambda rng: {"which": rng.random(), "seqs": float(rng.choice((64, 128)))},
 )
 kind("paused", "U1", _paused, weight=2, lasts=LONG, draw=which)
-kind("drained by a person", "U1", _drained, weight=3, draw=which)
+kind("drained by a person", "U1", _drained, weight=3, draw=which, target=_any_of)
 kind("another deployment rents", "P4", _foreign, weight=2)
 kind(
     "an unknown machine of ours",

@@ -3,134 +3,133 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from autoscaler.domain.node import State
+from autoscaler.domain.node import Node, State
 from autoscaler.emulator.model import Vm, VmState
 from tests.faults.hosts import Host
-from tests.faults.kinds import LONG, SHORT, Apply, Params, Undo, kind, open_rows, which
+from tests.faults.kinds import (
+    LONG,
+    SHORT,
+    Apply,
+    Params,
+    Undo,
+    aim_of,
+    kind,
+    open_rows,
+    pick,
+    which,
+)
 from tests.faults.world import World
 
 # -- one machine
 
-
-def _vms(world: World, states: tuple[State, ...] = tuple(State)) -> list[Vm]:
-    books = world.cloud.emulator.cloud.books
-    ours = {row.machine_id for row in open_rows(world) if row.state in states}
-    return [vm for vm in books.vms.values() if vm.id in ours and not vm.gone]
+_STANDS = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.SHUTOFF})
+_HAS_A_HOST = (State.VERIFYING, State.READY, State.DRAINING, State.BOOTING)
 
 
-def _one(world: World, params: Params, *states: State) -> Vm | None:
-    found = _vms(world, states or tuple(State))
-    return found[int(params["which"] * len(found))] if found else None
+def _one(world: World, params: Params, *states: State) -> Node | None:
+    """A row of ours whose machine is there."""
+    aim = aim_of(params)
+    wanted = (aim,) if aim is not None else states or tuple(State)
+    by_machine: dict[str | None, Node] = {
+        row.machine_id: row for row in open_rows(world) if row.state in wanted
+    }
+    vms = world.cloud.emulator.cloud.books.vms.values()
+    return pick([by_machine[vm.id] for vm in vms if vm.id in by_machine and not vm.gone], params)
 
 
-def _host(world: World, params: Params) -> Host | None:
-    vm = _one(world, params, State.VERIFYING, State.READY, State.DRAINING, State.BOOTING)
-    host = world.machines.hosts.get(vm.id) if vm is not None else None
+def _vm(world: World, row: Node) -> Vm:
+    return world.cloud.emulator.cloud.books.vms[row.machine_id or ""]
+
+
+_kind = partial(kind, draw=which, of_machine=True)
+
+
+def _befalls(name: str, rows: str, fate: str, weight: int) -> None:
+    """Something befalls a machine of ours in the cloud."""
+    fit = _STANDS if fate == "vanish" else {VmState.RUNNING}
+
+    def target(world: World, params: Params) -> Node | None:
+        row = _one(world, params)
+        return row if row is not None and _vm(world, row).state in fit else None
+
+    def apply(world: World, params: Params) -> None:
+        row = target(world, params)
+        if row is not None:
+            lifecycle = world.cloud.emulator.cloud.lifecycle
+            getattr(lifecycle, fate)(_vm(world, row), world.time.now())
+
+    _kind(name, rows, apply, target=target, weight=weight)
+
+
+def _host(world: World, row: Node | None) -> Host | None:
+    host = world.machines.hosts.get(row.machine_id or "") if row is not None else None
     return host if host is not None and host.running else None
 
 
-def _befalls(fate: str) -> Apply:
-    """Something befalls a machine of ours in the cloud."""
-
-    def apply(world: World, params: Params) -> None:
-        vm = _one(world, params)
-        lifecycle = world.cloud.emulator.cloud.lifecycle
-        if vm is None or vm.state not in (VmState.RUNNING, VmState.PAUSED, VmState.SHUTOFF):
-            return
-        if fate != "vanish" and vm.state is not VmState.RUNNING:
-            return
-        getattr(lifecycle, fate)(vm, world.time.now())
-
-    return apply
+def _has_host(world: World, params: Params) -> Node | None:
+    row = _one(world, params, *_HAS_A_HOST)
+    return row if _host(world, row) is not None else None
 
 
-def _ails(what: Callable[[Host, float], None], cure: Callable[[Host], None]) -> Apply:
-    """A host has something, for a while."""
-
+def _to_host(what: Callable[[World, Host], Undo | None]) -> Apply:
     def apply(world: World, params: Params) -> Undo | None:
-        host = _host(world, params)
+        host = _host(world, _has_host(world, params))
         if host is None:
             return None
         host.was_ill = True
-        what(host, world.time.seconds())
-        return lambda: cure(host)
+        return what(world, host)
 
     return apply
 
 
-def _set(name: str, value: object) -> Callable[[Host, float], None]:
-    return lambda host, now_s: setattr(host, name, value)
+def _ails(
+    name: str,
+    rows: str,
+    what: str,
+    weight: int = 2,
+    lasts: tuple[float, float] = LONG,
+) -> None:
+    """A host has something, for a while: a flag of its own, or a time until which."""
+
+    def begin(world: World, host: Host) -> Undo:
+        well = type(getattr(host, what))()
+        setattr(host, what, True if well is False else world.time.seconds() + 86_400.0)
+        return lambda: setattr(host, what, well)
+
+    _kind(name, rows, _to_host(begin), target=_has_host, weight=weight, lasts=lasts)
 
 
-def _until(name: str) -> Callable[[Host, float], None]:
-    return lambda host, now_s: setattr(host, name, now_s + 86_400.0)
+def _restarts(world: World, host: Host) -> None:
+    world.shop.server_died(host)
 
 
-def _unset(name: str, value: object) -> Callable[[Host], None]:
-    return lambda host: setattr(host, name, value)
-
-
-kind("crashes", "O6 N2", _befalls("crash"), weight=5, draw=which)
-kind("vanishes", "O6", _befalls("vanish"), weight=5, draw=which)
-kind("is switched off", "O7", _befalls("power_off"), weight=4, draw=which)
-kind("reboots", "V4", _befalls("reset"), weight=3, draw=which)
-kind(
-    "serves no token",
-    "M2",
-    _ails(_set("hangs", True), _unset("hangs", False)),
-    weight=3,
-    lasts=LONG,
-    draw=which,
-)
-kind(
-    "loses a GPU",
-    "V5",
-    _ails(_set("gpu_sick", True), _unset("gpu_sick", False)),
-    lasts=LONG,
-    draw=which,
-)
-kind(
-    "SSH stalls",
-    "H4",
-    _ails(_until("stalls_until_s"), _unset("stalls_until_s", 0.0)),
-    weight=3,
-    lasts=LONG,
-    draw=which,
-)
-kind(
-    "cannot be reached by us",
-    "N2 H6",
-    _ails(_until("dark_until_s"), _unset("dark_until_s", 0.0)),
-    weight=3,
-    lasts=LONG,
-    draw=which,
-)
-kind(
-    "flaps",
-    "M3",
-    _ails(_until("flaps_until_s"), _unset("flaps_until_s", 0.0)),
-    lasts=SHORT,
-    draw=which,
-)
-kind(
-    "another host key",
-    "H1",
-    _ails(_set("relayed", True), _unset("relayed", False)),
-    lasts=LONG,
-    draw=which,
-)
+_befalls("crashes", "O6 N2", "crash", 5)
+_befalls("vanishes", "O6", "vanish", 5)
+_befalls("is switched off", "O7", "power_off", 4)
+_befalls("reboots", "V4", "reset", 3)
+_ails("serves no token", "M2", "hangs", 3)
+_ails("loses a GPU", "V5", "gpu_sick")
+_ails("SSH stalls", "H4", "stalls_until_s", 3)
+_ails("cannot be reached by us", "N2 H6", "dark_until_s", 3)
+_ails("flaps", "M3", "flaps_until_s", lasts=SHORT)
+_ails("another host key", "H1 H2", "relayed")
+_ails("fails fast", "M4", "fails", 0)
+_ails("output without end", "H5", "babbles", 0)
+_ails("looking at it throws", "D3", "throws", 0)
+_kind("server restarts", "M3 M5", _to_host(_restarts), target=_has_host, weight=0)
 
 
 # -- what lies between, and the daemon's own host
 
 
-def _network(name: str, value: object, calm: object) -> Apply:
+def _network(name: str, rows: str, what: str, weight: int, lasts: tuple[float, float]) -> None:
     def apply(world: World, params: Params) -> Undo:
-        setattr(world.cloud.network, name, value)
-        return lambda: setattr(world.cloud.network, name, calm)
+        setattr(world.cloud.network, what, True)
+        return lambda: setattr(world.cloud.network, what, False)
 
-    return apply
+    kind(name, rows, apply, weight=weight, lasts=lasts)
 
 
 def _revoked(world: World, params: Params) -> Undo:
@@ -144,16 +143,11 @@ def _cut_from_nodes(world: World, params: Params) -> Undo:
     return lambda: setattr(world, "cut_from_nodes", False)
 
 
-kind("cloud cut off", "C8 X2", _network("cut", True, False), weight=4, lasts=LONG)
-kind(
-    "answers of the cloud cut off",
-    "C8 C15",
-    _network("cut_in_flight", True, False),
-    weight=2,
-    lasts=SHORT,
-)
+_network("cloud cut off", "C8 X2", "cut", 4, LONG)
+_network("answers of the cloud cut off", "C8 C15", "cut_in_flight", 2, SHORT)
 kind("key revoked", "C9", _revoked, weight=3, lasts=LONG)
 kind("cut off from all machines", "N1", _cut_from_nodes, weight=4, lasts=LONG)
+_network("specs are not as priced", "C14", "specs_differ", 0, LONG)
 
 
 def _store(trouble: str) -> Apply:

@@ -85,3 +85,20 @@ kind("zeros are missing", "T2", _figures("zeros are missing"), weight=3, lasts=L
 kind("figures are absurd", "T3", _figures("absurd"), weight=4, lasts=LONG, draw=which)
 kind("figures are stale", "T4", _figures("stale"), weight=3, lasts=LONG, draw=which)
 kind("engines are silent", "T1", _figures("engines silent"), lasts=LONG, draw=which)
+kind("probes are counted", "T5", _figures("probes counted"), weight=0, lasts=LONG, draw=which)
+kind(
+    "what was refused is not counted",
+    "T5",
+    _figures("refused not counted"),
+    weight=0,
+    lasts=LONG,
+    draw=which,
+)
+
+
+def _poison(world: World, params: Params) -> Undo:
+    world.shop.poisoned = True
+    return lambda: setattr(world.shop, "poisoned", False)
+
+
+kind("a poison request", "M6", _poison, weight=0, lasts=SHORT)

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from autoscaler.errors import AutoscalerError
+from tests.faults.hosts import Bug
 
 _BROKEN = frozenset({"part_broken", "node_step_broken", "pass_broken", "source_read_failed"})
 
@@ -25,7 +26,7 @@ def quiet() -> Iterator[list[str]]:
 
     def keep(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
         exc = sys.exc_info()[1]
-        if event["event"] in _BROKEN and not isinstance(exc, AutoscalerError):
+        if event["event"] in _BROKEN and not isinstance(exc, AutoscalerError | Bug):
             where = traceback.extract_tb(exc.__traceback__)[-1] if exc is not None else None
             at = f" at {where.filename.rpartition('/')[2]}:{where.lineno}" if where else ""
             broken.append(f"{event['event']}: {type(exc).__name__}: {exc}{at}")

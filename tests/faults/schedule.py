@@ -20,8 +20,11 @@ from autoscaler.balance.presence import node_of
 from autoscaler.domain.node import CLOSED, State
 from tests.faults.faults import KINDS, calm
 from tests.faults.invariants import Invariant, Violation
+from tests.faults.kinds import aimed_at
 from tests.faults.options import Options, draw
 from tests.faults.quiet import quiet
+from tests.faults.strikes import Strikes
+from tests.faults.table import CELLS
 from tests.faults.virtual import Stuck
 from tests.faults.virtual import run as run_virtually
 from tests.faults.world import World
@@ -29,6 +32,7 @@ from tests.faults.world import World
 HOURS = 2.0
 DAY_EVERY = 50  # one schedule in so many is a whole day
 MEAN_GAP_S = 420.0  # between two faults
+AIMED_PER_HOUR = 1.5  # besides
 HEAL_S = 5400.0
 
 
@@ -65,7 +69,7 @@ class Result:
     """What became of a schedule.
 
     Attributes:
-        struck: faults by kind; `met`: how often one was begun while some node was in a state.
+        struck: faults by kind; `met`: how often one of a kind met nodes in a state.
         trace: a hash of every step that the daemon took into the world.
         hours: simulated, calm included.
     """
@@ -94,7 +98,18 @@ def schedule_of(seed: int, hours: float | None = None) -> Schedule:
         lasts = rng.uniform(*kind.lasts) if kind.lasts is not None else None
         faults.append(Fault(at_s, kind.name, lasts, tuple(sorted(kind.draw(rng).items()))))
         at_s += rng.expovariate(1 / MEAN_GAP_S)
-    return Schedule(seed, options, tuple(faults))
+    return Schedule(seed, options, (*faults, *_aimed(seed, hours)))
+
+
+def _aimed(seed: int, hours: float) -> Iterator[Fault]:
+    """Faults that wait for a node in a state: each pair of the two in its turn, whatever else is drawn."""
+    rng = random.Random(f"{seed}/aimed")
+    for number in range(round(hours * AIMED_PER_HOUR)):
+        kind, state = CELLS[round(seed * HOURS * AIMED_PER_HOUR + number) % len(CELLS)]
+        at_s = rng.uniform(0, hours * 1800)
+        lasts = rng.uniform(*kind.lasts) if kind.lasts is not None else None
+        params = kind.draw(rng) | aimed_at(state)
+        yield Fault(at_s, kind.name, lasts, tuple(sorted(params.items())))
 
 
 @contextmanager
@@ -127,12 +142,13 @@ async def _run(
     result = Result(schedule, world.inspector.violations, 0, 0.0)
     if watch is not None:
         watch(world)
+    strikes = Strikes(world, schedule.faults, schedule.length_s)
     for number in range(schedule.options.strangers):
         world.strangers_rent(f"stranger-{number}")
     world.start()
     ticking = asyncio.create_task(world.tick(), name="tick")
     try:
-        for at_s, act in _agenda(world, schedule, result):
+        for at_s, act in strikes.agenda():
             await asyncio.sleep(max(0.0, at_s - world.time.seconds() + world.time.asleep_s))
             if ticking.done():
                 break
@@ -150,37 +166,9 @@ async def _run(
     if not ticking.cancelled() and ticking.exception() is not None:
         ticking.result()
     result.trace, result.hours = world.trace, world.time.seconds() / 3600
+    result.struck, result.met = strikes.struck, strikes.met
     result.crossings, result.served = world.crossings, world.shop.served
     return result
-
-
-def _agenda(
-    world: World, schedule: Schedule, result: Result
-) -> list[tuple[float, Callable[[], None]]]:
-    """Every beginning and end of a fault, in order of time."""
-    entries: list[tuple[float, int, Callable[[], None]]] = []
-
-    def begin(fault: Fault, index: int) -> None:
-        states = {row.state for row in world.store.rows().values() if row.state not in CLOSED}
-        for state in states:
-            result.met[fault.kind, state.value] += 1
-        result.struck[fault.kind] += 1
-        undo = KINDS[fault.kind].apply(world, dict(fault.params))
-        undos[index] = undo
-
-    def end(index: int) -> None:
-        undo = undos.pop(index, None)
-        if undo is not None:
-            undo()
-
-    undos: dict[int, Callable[[], None] | None] = {}
-    for index, fault in enumerate(schedule.faults):
-        entries.append((fault.at_s, index, lambda f=fault, i=index: begin(f, i)))  # type: ignore[misc]
-        if fault.lasts_s is not None:
-            ends_s = min(fault.at_s + fault.lasts_s, schedule.length_s)
-            entries.append((ends_s, index, lambda i=index: end(i)))  # type: ignore[misc]
-    entries.append((schedule.length_s, -1, lambda: None))
-    return [(at_s, act) for at_s, _, act in sorted(entries, key=lambda e: e[:2])]
 
 
 async def _heal(world: World, ticking: asyncio.Task[None]) -> None:

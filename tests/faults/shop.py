@@ -36,6 +36,7 @@ _FRONT = frozenset(
     }
 )
 _INSIDE = frozenset({FigureName.WAITING, FigureName.RUNNING, FigureName.KV_USE})
+_WHOLE = frozenset({"", "engines silent", "probes counted", "refused not counted"})
 _ABSURD = (math.nan, math.inf, -1.0, 1e30)
 
 
@@ -108,6 +109,8 @@ class Shop:
     _came: dict[ModelName, deque[int]] = field(default_factory=dict)
     _done: dict[ModelName, deque[int]] = field(default_factory=dict)
     closed: bool = False
+    poisoned: bool = False
+    _poison_at_s: float = 0.0
 
     def __post_init__(self) -> None:
         for model in self.demand:
@@ -127,7 +130,12 @@ class Shop:
         now_s = self.time.seconds()
         done: Counter[ModelName] = Counter()
         kept = []
+        self._poison(now_s)
         for request in self.running:
+            if request.host.fails:
+                self._forget(request)
+                self.ended(Ended(request, now_s, "its server failed it"))
+                continue
             if request.host.hangs or request.ends_s > now_s:
                 if now_s - request.began_s < PATIENCE_S:
                     kept.append(request)
@@ -212,6 +220,24 @@ class Shop:
 
     # what ends requests
 
+    def _poison(self, now_s: float) -> None:
+        """One client's request kills the server that takes it, and the client sends it again."""
+        if self.poisoned and self.running and now_s >= self._poison_at_s:
+            self._poison_at_s = now_s + 30.0
+            self.server_died(self.running[-1].host)
+
+    def server_died(self, host: Host) -> None:
+        """A model server ends in the middle of its requests, and is started again."""
+        host.was_ill = True
+        host.serves_at_s = max(host.serves_at_s, self.time.seconds() + 45.0)
+        self._end(lambda r: r.host is host, "its server died")
+
+    def told_to_come_again(self) -> None:
+        """Whoever holds requests ends, and answers them 503 first."""
+        for queue in self.waiting.values():
+            self.refused += len(queue)
+            queue.clear()
+
     def host_died(self, host: Host) -> None:
         self._end(lambda r: r.host is host, "its machine died")
 
@@ -293,7 +319,7 @@ class ShopSource:
         is_front = self.balancer is not None
         is_away = is_front and self.balancer is not None and self.balancer.dead
         if is_front:
-            is_whole = kind in ("", "engines silent") and not is_away
+            is_whole = kind in _WHOLE and not is_away
             self.heard(self.model, self.name, is_whole)
         if kind == "slow":
             await asyncio.sleep(60.0)
@@ -304,6 +330,10 @@ class ShopSource:
                 value = _ABSURD[(self.shop.number + len(name)) % len(_ABSURD)]
             elif kind == "zeros are missing" and value == 0:
                 continue
+            elif kind == "probes counted" and name is FigureName.ARRIVALS:
+                value += 0.05
+            elif kind == "refused not counted" and name is FigureName.WAITING:
+                value = 0.0
             at = now - timedelta(minutes=10) if kind == "stale" else now
             draft.give(name, value, at=at)
         return draft.finish(held=self._held())

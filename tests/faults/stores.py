@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from functools import lru_cache
 from importlib import resources
@@ -18,7 +18,7 @@ from typing import Any, cast
 from autoscaler.domain.ids import NodeName
 from autoscaler.domain.node import Node
 from autoscaler.errors import StoreUnavailable
-from autoscaler.store.protocol import Store
+from autoscaler.store.protocol import Admission, Store
 from autoscaler.store.rows import NODE
 from autoscaler.store.sqlite import SqliteStore
 from autoscaler.store.sqlite_file import SCHEMA, FileLock
@@ -64,6 +64,7 @@ class StoreSide:
     Attributes:
         trouble: "full", "locked", or "answers lost"; "" for none.
         slow_s: the most that a call takes.
+        moved: told of each row that was written with its state.
     """
 
     def __init__(self, lease_time: timedelta, told: Stored) -> None:
@@ -74,6 +75,7 @@ class StoreSide:
         self.told = told
         self.trouble = ""
         self.slow_s = 0.0
+        self.moved: Callable[[Node], None] = lambda row: None
         self._rows: dict[NodeName, Node] = {}
         self._docs: dict[str, Node] = {}
         self._rows_at = -1
@@ -137,6 +139,8 @@ class StoreSide:
         result = await self._work(name, args, kwargs)
         if not is_read:
             self.told(life, name, args, result)
+            for row in _written(name, args, result):
+                self.moved(row)
         await life.cross("store answered", name)
         if self.trouble == "answers lost" and not is_read:
             raise StoreUnavailable("the store could not commit: disk I/O error")
@@ -145,6 +149,17 @@ class StoreSide:
     async def _work(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         method = cast("Callable[..., Awaitable[object]]", getattr(self.store, name))
         return await method(*args, **kwargs)
+
+
+def _written(name: str, args: tuple[Any, ...], result: object) -> Iterable[Node]:
+    """The rows whose state a call may have changed, as they are now."""
+    if name == "advance":
+        return (args[2],)
+    if name == "insert":
+        return (args[1],)
+    if isinstance(result, Admission):
+        return (*result.admitted, *(after for _, after, _ in args[4]))
+    return ()
 
 
 class _Handle:

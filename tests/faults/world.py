@@ -335,6 +335,7 @@ class World:
             network.cut
             or network.cut_in_flight
             or network.slow_s > 1
+            or network.is_elsewhere
             or emulator.credentials.revoked
             or any(fault.kind in _CALL_FAULTS for fault in emulator.faults.standing())
         )
