@@ -49,7 +49,7 @@ candidates = st.lists(
         candidate,
         st.integers(0, 9),
         st.integers(40, 900),
-        st.integers(3, 45),
+        st.integers(5, 45),  # ten of them at most for any wish below: `search` tries fourteen
         st.sampled_from(PLACES),
         st.integers(0, 3),
     ),
@@ -70,7 +70,7 @@ wishes = st.builds(
         launches=launches,
         usd_per_hour=usd,
     ),
-    st.integers(1, 60),
+    st.integers(1, 45),
     st.integers(0, 3),
     st.sampled_from(
         [None, Spread(survive_node=0.5), Spread(survive_node=0.4, survive_location=0.4)]
