@@ -9,8 +9,12 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-# By default an example that takes 200 ms fails; on a busy machine that is any example that writes to a disk.
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# By default an example that takes 200 ms fails; on a busy machine that is any example that writes to a disk. The same
+# examples come in each run: a change does not fail for what was wrong before it. To look for new ones:
+# make unit PYTEST_ARGS=--hypothesis-profile=searching
+_unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("searching", _unhurried)
+settings.register_profile("unhurried", _unhurried, derandomize=True)
 settings.load_profile("unhurried")
 
 # A shell lets what it starts in the background ignore Ctrl-C, and a process under test would inherit that.
