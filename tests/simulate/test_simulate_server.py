@@ -47,8 +47,12 @@ class Sequence:
     index: int
     prompt: int
     output: int
-    read: int = 0
     given: int = 0
+    read: int = 0  # tokens that are in the cache
+    is_reading: bool = True
+
+    def left(self) -> int:
+        return self.prompt + self.given - self.read if self.is_reading else 0
 
 
 def by_steps(
@@ -66,35 +70,46 @@ def by_steps(
             now = max(now, requests[coming[0].index][0])
         while coming and requests[coming[0].index][0] <= now:
             waiting.append(coming.pop(0))
-        decoding = [s for s in inside if s.read == s.prompt]
-        context = sum(s.prompt + s.given - 1 for s in decoding)
-        budget = physics.chunk_tokens - len(decoding)
-        pieces = {
-            s.index: min(s.prompt - s.read, max(budget, 0)) for s in inside if s.read < s.prompt
-        }
+        before = len(inside)
+        while True:  # whose next step does not fit goes back, the last one first
+            decoding = [s for s in inside if not s.is_reading]
+            budget = max(0, physics.chunk_tokens - len(decoding))
+            pieces = {s.index: min(s.left(), budget) for s in inside if s.is_reading}
+            need = sum(s.read for s in inside) + len(decoding) + sum(pieces.values())
+            if need <= physics.kv_tokens:
+                break
+            back = inside.pop()
+            back.read, back.is_reading = 0, True
+            waiting.insert(0, back)
         budget -= sum(pieces.values())
         taken = 0
-        unfinished = any(s.prompt - s.read > pieces.get(s.index, 0) for s in inside)
-        while waiting and budget > 0 and not unfinished and len(inside) < physics.max_num_seqs:
-            held = sum(s.prompt + s.output for s in inside)
-            if held + waiting[0].prompt + waiting[0].output > physics.kv_tokens:
+        may_enter = len(inside) == before and all(
+            s.left() == pieces[s.index] for s in inside if s.left()
+        )
+        while waiting and may_enter and budget > 0 and len(inside) < physics.max_num_seqs:
+            if need + waiting[0].left() > physics.kv_tokens:
                 break
             new = waiting.pop(0)
             inside.append(new)
-            pieces[new.index] = min(new.prompt, budget)
+            pieces[new.index] = min(new.left(), budget)
             budget -= pieces[new.index]
+            need += pieces[new.index]
+            may_enter = new.left() == pieces[new.index]
             taken += 1
         reading = [s for s in inside if pieces.get(s.index)]
         attended = sum(pieces[s.index] * (s.read + pieces[s.index] / 2) for s in reading)
+        context = sum(s.read for s in decoding)
         now += physics.step_s(len(decoding), context, sum(pieces.values()), attended)
         now += taken * physics.request_s
         for s in decoding:
             s.given += 1
+            s.read += 1
         for s in reading:
             s.read += pieces[s.index]
-            if s.read == s.prompt:
-                s.given = 1
-                first[s.index] = now
+            if not s.left():
+                first.setdefault(s.index, now)
+                s.given += 1
+                s.is_reading = False
         for s in [s for s in inside if s.given == s.output]:
             inside.remove(s)
             done[s.index] = now
@@ -200,6 +215,20 @@ def test_a_request_longer_than_the_model_allows_is_cut_and_not_stuck() -> None:
     replica.advance(1e9)
 
     assert [index for index, _ in replica.done] == [0]
+
+
+def test_a_full_cache_sends_the_last_one_back_which_then_goes_on_where_it_was() -> None:
+    physics = replace(PLAIN, kv_tokens=1000, chunk_tokens=2048)
+    replica = Replica(physics)
+    for index in range(3):
+        replica.submit(index, 300, 200, 0.0)
+
+    replica.advance(1e9)
+
+    assert replica.preempted > 0
+    assert [index for index, _ in replica.first] == [0, 1, 2]
+    assert [index for index, _ in replica.done] == [0, 1, 2]
+    assert dict(replica.first)[2] < dict(replica.done)[0] < dict(replica.done)[2]
 
 
 def test_a_dead_machine_tells_who_was_on_it_and_starts_empty() -> None:
