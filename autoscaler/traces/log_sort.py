@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from itertools import starmap
 
+from autoscaler.errors import ConfigError
+
 _RUN = 200_000
 _BLOCK = 4096
 _IN_MEMORY = 64 * 2**20
@@ -28,7 +30,11 @@ class SortedRows:
         self._end = 0
 
     def add(self, row: Row) -> None:
-        """Take one more. Not after reading has begun."""
+        """Take one more. Not after reading has begun.
+
+        Raises:
+            ConfigError: there is no room for it.
+        """
         self._waiting.append(row)
         if len(self._waiting) >= _RUN:
             self._write()
@@ -46,8 +52,14 @@ class SortedRows:
     def _write(self) -> None:
         self._waiting.sort()
         packed = b"".join(starmap(_ROW.pack, self._waiting))
-        self._file.seek(self._end)
-        self._file.write(packed)
+        try:
+            self._file.seek(self._end)
+            self._file.write(packed)
+        except OSError as exc:
+            raise ConfigError(
+                f"{tempfile.gettempdir()}: figures of the logs cannot be kept there: "
+                f"{exc.strerror or exc}; set TMPDIR to a place with 18 bytes for each request"
+            ) from exc
         self._runs.append((self._end, self._end + len(packed)))
         self._end += len(packed)
         self._waiting = []

@@ -212,6 +212,8 @@ def _after(before: int, progress: Callable[[int], None]) -> Callable[[int], None
 
 
 def _unknown(path: Path, first: Sequence[Line]) -> str:
+    if first[0].text.lstrip().startswith("["):
+        return f"{path}:1: found a JSON array, allowed: an object a line: `jq -c '.[]' {path}`"
     return (
         f"{path}:1: in no format that is known: found {len(first)} first lines, none of which is "
         f"one of {', '.join(LogFormat)}; docs/logs.md has what to configure"

@@ -100,7 +100,9 @@ def test_haproxys_line_has_the_arrival_of_the_whole_request_and_the_backend_as_m
     found = parsed(LogFormat.HAPROXY, HAPROXY)
 
     assert isinstance(found, Entry)
-    assert found.at == pytest.approx(NOON + 0.857)  # the stamp, and 20 ms to the whole request
+    assert found.at == pytest.approx(
+        NOON + 0.857, abs=1e-5
+    )  # the stamp, and 20 ms to the whole request
     assert found == Entry(
         at=found.at,
         work=Work.GENERATES,
@@ -150,7 +152,7 @@ def test_nginx_stamps_the_end_and_its_times_lead_back_to_the_start(
     found = parsed(LogFormat.NGINX, line)
 
     assert isinstance(found, Entry)
-    assert found.at == pytest.approx(at)
+    assert found.at == pytest.approx(at, abs=1e-5)
     assert (found.at_end, found.whole_second) == (at_end, True)
 
 
@@ -177,7 +179,7 @@ def test_a_gateways_stamp_is_read_in_each_of_its_forms(stamp: dict[str, object])
     found = parsed(LogFormat.JSON, answered(**stamp))
 
     assert isinstance(found, Entry)
-    assert found.at == pytest.approx(NOON)
+    assert found.at == pytest.approx(NOON, abs=1e-5)
     assert not found.at_end
 
 
@@ -382,7 +384,7 @@ def test_stamps_of_whole_seconds_are_spread_over_them(tmp_path: Path) -> None:
 
     gaps = [b.arrival_s - a.arrival_s for a, b in pairwise(found)]
     assert report.whole_seconds == 100
-    assert found[-1].arrival_s < 1.0
+    assert 0.9 < found[-1].arrival_s < 1.0
     assert max(gaps) < 0.03
 
 
@@ -430,6 +432,16 @@ def test_many_requests_are_put_in_order_through_a_file(
     assert [r.arrival_s for r in found] == pytest.approx([n / 10 for n in range(1000)], abs=1e-6)
 
 
+def test_a_full_disk_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("r+b", buffering=0) as full:
+        monkeypatch.setattr("tempfile.SpooledTemporaryFile", lambda **_: full)
+
+        with pytest.raises(ConfigError, match="No space left on device; set TMPDIR"):
+            list(read_logs([log(tmp_path, haproxy())], SIZED))
+
+
 def test_a_cut_last_line_and_one_of_any_length_are_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,6 +469,7 @@ def _cut_gzip(path: Path) -> None:
         (lambda p: p.write_bytes(b""), r"no request for inference in 0 lines"),
         (lambda p: p.write_bytes(random.Random(3).randbytes(5000)), r"access\.log:1: in no format"),
         (lambda p: p.write_bytes(b"(\xb5/\xfd123"), r"packed with zstd: unpack it"),
+        (lambda p: p.write_text(f"[{answered()}]"), r"access\.log:1: found a JSON array"),
         (_cut_gzip, r"access\.log:\d+: cannot be read as a log: Compressed file ended"),
         (lambda p: p.write_text(haproxy(request="GET / HTTP/1.1")), r"1 not a request for inf.*log:1"),
         (lambda p: p.write_text(haproxy()), r"1 size of the prompt unknown \(give --prompt-tokens\)"),
@@ -540,7 +553,7 @@ def test_a_rendered_request_reads_back(at_ms: int, read_ms: int, output: int, pr
     assert isinstance(server, Entry)
     assert isinstance(gateway, Entry)
     assert [proxy.at, server.at, gateway.at] == pytest.approx(
-        [at + read_ms / 1000, at_ms // 1000 - read_ms / 1000, at]
+        [at + read_ms / 1000, at_ms // 1000 - read_ms / 1000, at], abs=1e-5
     )
     assert proxy.response_bytes == server.response_bytes == body
     assert (gateway.prompt_tokens, gateway.output_tokens) == (prompt, output)

@@ -53,7 +53,8 @@ async def chat(request: web.Request) -> web.StreamResponse:
     for _ in range(tokens):
         await answer.write(EVENT.encode())
     if asked["stream_options"]["include_usage"]:
-        await answer.write(f'data: {{"choices":[],{usage}}}\n\n'.encode())
+        early = usage.replace(f":{tokens}}}", ":1}")  # some servers tell it with every token
+        await answer.write(f'data: {{{early}}}\n\ndata: {{"choices":[],{usage}}}\n\n'.encode())
     await answer.write(b"data: [DONE]\n\n")
     return answer
 
