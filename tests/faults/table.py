@@ -23,7 +23,7 @@ NOT_SIMULATED: Mapping[str, str] = {
     "S3": "it is the disk's doing below SQLite: the real file is asked, and real processes are killed",
     "S4": "it is the file's: a real one is damaged",
     "S6": "there is no replica of one SQLite file",
-    "K2": "it is no fault but a date: two schedules of three begin before the end of a month or of summer time",
+    "K2": "it is no fault but a date: two schedules of three begin before a month ends or clocks are changed",
     "U2": "it needs two processes and one file: real ones are started",
     "X3": "there is no pooler of one SQLite file",
     "A1": "it is the startup script's and the firewall's: what they say is read, and run",
@@ -90,8 +90,8 @@ def table(struck: Mapping[str, int], met: Mapping[tuple[str, str], int]) -> str:
     return "\n".join(lines)
 
 
-def written(struck: Mapping[str, int], met: Mapping[tuple[str, str], int]) -> None:
-    """Write the table into the page."""
+def written(told: str) -> None:
+    """Write what was recorded into the page."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table(struck, met)}\n\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{told}\n\n{END}{after}")
