@@ -19,6 +19,7 @@ from autoscaler.domain.node import COMING, SERVING, Fleet, Node, State
 from autoscaler.domain.override import Override
 from autoscaler.domain.plan import Plan
 from autoscaler.policy import Mode, Policy
+from autoscaler.quantity import counted
 from autoscaler.think import Inputs, Thought
 
 _ROUNDS = 100  # a pass may give back a tenth of the nodes
@@ -176,8 +177,8 @@ def lines(what: Consequence, in_flight: int | None) -> list[str]:
 
 
 def _headline(what: Consequence) -> str:
-    before = f"{_nodes(what.nodes_before)} {what.usd_per_hour_before}/h"
-    after = f"{_nodes(what.nodes_after)} {what.usd_per_hour_after}/h"
+    before = f"{counted(what.nodes_before, 'node')} {what.usd_per_hour_before}/h"
+    after = f"{counted(what.nodes_after, 'node')} {what.usd_per_hour_after}/h"
     return f"{what.inputs.policy.name}: {before} -> {after}"
 
 
@@ -193,7 +194,7 @@ def _verb_line(what: Consequence) -> list[str]:
             least = what.inputs.policy.nodes.min
             below = f" (below nodes.min = {least})" if word.nodes < least else ""
             until = said_clock(word.until, now)
-            return [f"{_nodes(word.nodes)}{below} until {until}, then as the law wants"]
+            return [f"{counted(word.nodes, 'node')}{below} until {until}, then as the law wants"]
         case "scale":
             return ["no override: as the law wants"]
         case "demote":
@@ -232,10 +233,6 @@ def _zero_line(what: Consequence) -> str:
         return f"requests will wait up to {hold}, and are then answered 503: nothing wakes it"
     boot = readiness(policy, what.inputs.market.boots_s, (), what.inputs.now).likely
     return f"requests will wait, it wakes in ~{_length(boot)}"
-
-
-def _nodes(count: int) -> str:
-    return "1 node" if count == 1 else f"{count} nodes"
 
 
 def _length(length: timedelta) -> str:

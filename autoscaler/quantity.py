@@ -1,4 +1,4 @@
-"""Durations, sizes and money as people write them: "90s", "1h30m", "24GiB", "$4/h"."""
+"""Durations, sizes, money and counts as people write them: "90s", "1h30m", "24GiB", "$4/h", "1 node"."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ _LONGEST_S = 100 * 365 * 86400.0  # beyond these figures it is a typo, and arith
 _LARGEST = 2**60
 _MOST_USD = 10**9
 _MONEY = re.compile(r"\s*\$?\s*(\d+(?:\.\d+)?)\s*(?:/\s*(h|hour|d|day|month))?\s*", re.ASCII)
+
+
+def counted(count: float, noun: str) -> str:
+    """So many of a thing whose plural ends in s: "1 node", "3 nodes"."""
+    return f"{count:.0f} {noun}" if round(count) == 1 else f"{count:.0f} {noun}s"
 
 
 def parse_duration(value: Any) -> timedelta:

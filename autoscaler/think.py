@@ -24,6 +24,7 @@ from autoscaler.domain.override import Override
 from autoscaler.domain.plan import Plan, Release
 from autoscaler.domain.signals import Signals
 from autoscaler.policy import Mode, NodeBounds, Policy
+from autoscaler.quantity import counted
 from autoscaler.shadow import PAPER, Shadow, nothing_runs
 from autoscaler.store.protocol import Ledger, ModelRecord
 
@@ -222,15 +223,13 @@ def _on_paper(inputs: Inputs, profiles: Profiles, rules: Rules) -> Thought:
     plan = restrained(wanted, _why_idle(inputs) or "", must_drain=False)
     if after.nodes:
         rate = hourly(after.nodes)
-        held = f"on paper: {_nodes(len(after.nodes))} at {rate}/h, {after.cost(now)} so far"
+        held = (
+            f"on paper: {counted(len(after.nodes), 'node')} at {rate}/h, {after.cost(now)} so far"
+        )
         plan = replace(plan, notes=(*plan.notes, held))
     if real.nodes and inputs.limits.exhausted(inputs.ledger, name) is not None:
         plan = replace(plan, releases=_settled(inputs, profiles, rules).plan.releases)
     return replace(would, plan=plan, fleet=real, refused=(), rows=(), shadow=after, on_paper=wanted)
-
-
-def _nodes(count: int) -> str:
-    return "1 node" if count == 1 else f"{count} nodes"
 
 
 def _admitted(thought: Thought) -> Plan:

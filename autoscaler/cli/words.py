@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from autoscaler.quantity import counted as counted
+
 
 def money(amount: Any) -> str:
     """An amount of USD: `$3.45`, from a hundred dollars on whole: `$1,500`. Any: as JSON carries it, text or number."""
@@ -44,7 +46,3 @@ def ago(text: str | None) -> str | None:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(0, seconds):.0f} s"
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -29,6 +29,7 @@ from autoscaler.domain.offer import Market
 from autoscaler.domain.override import Override
 from autoscaler.domain.signals import Signals
 from autoscaler.policy import Policy
+from autoscaler.quantity import counted
 
 ZERO, KEEP_ONE = "zero", "keep-one"
 _WORTH_LEAST, _WORTH_MOST = 9.0, 33.0
@@ -190,7 +191,8 @@ def _last_node(this: Pass, memory: LawMemory) -> Recommendation | None:
         return Recommendation(ZERO, 0.0, f"nothing came and nothing ran for {idle_s:.0f} s", now)
     if not this.fleet.ready and not this.fleet.coming:
         if evidence.something_came and policy.nodes.min == 0:
-            came = f"{evidence.held} requests are held" if evidence.held else "requests arrive"
+            held = evidence.held
+            came = f"{counted(held, 'request')} held" if held else "requests arrive"
             return Recommendation(law.WAKE, 1.0, f"{came} and no node serves", now)
         return None
     if policy.nodes.min == 0:

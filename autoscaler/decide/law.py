@@ -13,6 +13,7 @@ from autoscaler.decide.evidence import Evidence
 from autoscaler.decide.memory import LawMemory, highest
 from autoscaler.domain.decision import Recommendation
 from autoscaler.policy import Policy
+from autoscaler.quantity import counted
 
 REACT, BACKLOG, AHEAD, KV, SLO, MINIMUM, WAKE = (
     "react",
@@ -76,7 +77,7 @@ def react(here: Situation, demand: float) -> Recommendation:
     use = here.policy.scaling.target_utilization
     evidence = here.evidence
     if evidence.arrivals is None:
-        cause = f"{evidence.in_flight or 0:.0f} requests are in flight"
+        cause = f"{counted(evidence.in_flight or 0, 'request')} in flight"
     else:
         cause = f"{evidence.arrivals:.2f} requests/s arrive"
     return Recommendation(
@@ -114,7 +115,7 @@ def backlog(here: Situation, memory: LawMemory, demand: float) -> Recommendation
     return Recommendation(
         BACKLOG,
         wanted,
-        f"{waiting:.0f} requests wait and {piling_s * here.rate:.0f} more will when a new node serves; draining "
+        f"{counted(waiting, 'request')} waiting, and {piling_s * here.rate:.0f} more when a new node serves: draining "
         f"them in {scaling.drain_backlog_within.total_seconds():.0f} s takes {extra:.2f} more",
         here.now,
         (

@@ -9,6 +9,7 @@ from autoscaler.domain.decision import Decision, Recommendation, Verdict
 from autoscaler.domain.node import Fleet
 from autoscaler.domain.override import Override
 from autoscaler.policy import NodeBounds, Policy
+from autoscaler.quantity import counted
 
 OVERRIDE = "override"
 
@@ -19,7 +20,7 @@ def ordered(decision: Decision, override: Override, fleet: Fleet) -> Decision:
     A person who says fewer has seen that figures are missing, so that does not hold their word up.
     """
     count, stand = override.nodes, len(fleet.ready) + len(fleet.coming)
-    word = f"override by {override.by} until {clock(override.until, decision.at)}: {_nodes(count)}"
+    word = f"override by {override.by} until {clock(override.until, decision.at)}: {counted(count, 'node')}"
     without = f"without it {decision.want} wanted ({decision.binding}: {decision.reason})"
     rule = Recommendation(OVERRIDE, float(count), word, decision.at, (("nodes", float(count)),))
     return replace(
@@ -45,7 +46,3 @@ def bounded(policy: Policy, override: Override) -> Policy:
 def clock(at: datetime, now: datetime) -> str:
     """An instant as a person says it: with its day where that is another one."""
     return f"{at:%H:%M %Z}" if at.date() == now.date() else f"{at:%d %b %H:%M %Z}"
-
-
-def _nodes(count: int) -> str:
-    return "1 node" if count == 1 else f"{count} nodes"

@@ -15,6 +15,7 @@ from autoscaler.decide.memory import LawMemory, Level, highest
 from autoscaler.domain.decision import Recommendation
 from autoscaler.domain.node import Fleet, State
 from autoscaler.policy import Policy
+from autoscaler.quantity import counted
 
 STABILIZE = "stabilize"
 _SHORT_GAP = 0.2  # of a window: a gap in the signals no longer than this costs no new window
@@ -93,7 +94,7 @@ def why_no_release(
     if len(lost) >= _LOST_COUNT or (
         lost and len(lost) >= _LOST_SHARE * (len(memory.serving) + len(lost))
     ):
-        text = f"{len(lost)} nodes were lost since {min(lost):%H:%M:%S}"
+        text = f"{counted(len(lost), 'node')} lost since {min(lost):%H:%M:%S}"
         reasons.append((text, max(lost) + lead))
     return tuple(reasons)
 

@@ -13,6 +13,7 @@ import aiohttp
 from autoscaler.demo.load import Load
 from autoscaler.demo.processes import Processes
 from autoscaler.demo.stage import PARTS, Admin, DemoFailed, Stage, tail
+from autoscaler.quantity import counted
 
 _EVERY_S = 0.5
 _SERVING = ("ready", "draining")
@@ -158,8 +159,8 @@ class Watch:
             failure = str(node["failure"] or "")
             if node["ready_at"] and "ready" not in self._told:
                 self._told.add("ready")
-                held = self.load.in_flight
-                self.note(f"the first node serves; {held} requests waited for it", "first node")
+                held = counted(self.load.in_flight, "request")
+                self.note(f"the first node serves; {held} waited for it", "first node")
             if not failure or node["name"] in self._told:
                 continue
             self._told.add(node["name"])

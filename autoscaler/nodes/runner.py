@@ -40,6 +40,7 @@ from autoscaler.nodes.recorder import Recorder
 from autoscaler.nodes.sending import Sender
 from autoscaler.nodes.settling import SettlingTime
 from autoscaler.policy import OnDeadline, Policy
+from autoscaler.quantity import counted
 from autoscaler.store.protocol import Store
 from autoscaler.timings import Timings
 
@@ -353,9 +354,8 @@ class NodeRunner:
         count = memory.drain.in_flight
         log.error("requests_cut", node=node.name, in_flight=count)
         self._parts.cut(node.model)
-        await self._recorder.say(
-            node, "requests_cut", f"{count} requests in flight at the drain's deadline"
-        )
+        words = f"{counted(count, 'request')} in flight at the drain's deadline"
+        await self._recorder.say(node, "requests_cut", words)
 
     async def _save_diagnostics(
         self, node: Node, policy: Policy | None, memory: NodeMemory

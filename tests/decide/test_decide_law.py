@@ -278,7 +278,7 @@ def test_when_nodes_were_lost_no_more_are_given_back_for_one_lead(world: World) 
     later = world.passes(0.5, timedelta(minutes=6))
 
     assert not after_loss.release_allowed
-    assert "2 nodes were lost" in after_loss.reason
+    assert "2 nodes lost" in after_loss.reason
     assert later.release_allowed
 
 
