@@ -9,6 +9,7 @@ import typer
 
 from autoscaler.cli.ask import DEFAULT_CONFIG, ConfigOption, YesOption, agreed, post
 from autoscaler.cli.connection import said_errors
+from autoscaler.cli.screen import say
 from autoscaler.config import Config
 from autoscaler.config_file import read_config
 from autoscaler.errors import ConfigError
@@ -39,7 +40,7 @@ def adopt(
         settings = read_config(config)
         ahead = _post(settings, "/preview", _LOOK_S, vm=vm, model=model)
         for line in ahead["text"]:
-            typer.echo(line)
+            say(line)
         if not ahead["adoptable"]:
             raise typer.Exit(1 if ahead["refused"] else 0)
         if model is not None and host_key is None:

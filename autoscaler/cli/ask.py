@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import aiohttp
 import typer
 
+from autoscaler.cli.question import is_agreed
 from autoscaler.clock import SystemClock
 from autoscaler.config import Config
 from autoscaler.errors import ConfigError, StoreUnavailable
@@ -80,7 +81,8 @@ def agreed(question: str, *, yes: bool) -> None:
         raise ConfigError(
             "nothing was changed: there is nobody to ask, since this is no terminal: say --yes to agree beforehand"
         )
-    typer.confirm(question, abort=True, err=True)
+    if not is_agreed(question):
+        raise typer.Abort
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from autoscaler.cli.question import is_agreed
 from autoscaler.cli.screen import Painted, Screen, layout, say
 from autoscaler.cloud.mkinf.cloud import MkinfCloud
 from autoscaler.cloud.mkinf.connect import open_cloud
@@ -203,8 +204,8 @@ def confirmed(question: str, *, yes: bool) -> None:
     if yes:
         return
     with asking("say --yes to agree beforehand"):
-        is_agreed = typer.confirm(question, err=True)
-    if not is_agreed:
+        agreed = is_agreed(question)
+    if not agreed:
         raise typer.Abort
 
 

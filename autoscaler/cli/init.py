@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import warnings
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from getpass import GetPassWarning
 from pathlib import Path
 from typing import Annotated
 
@@ -158,14 +157,20 @@ def _with_key(answers: Answers, *, yes: bool) -> Answers:
             "--key-file is missing: the access key from the cloud's console, in a file of mode 0600"
         )
     refuse_existing(iter([answers.directory / "mkinf.key"]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", GetPassWarning)  # without a terminal there is no echo
-        text = str(
-            typer.prompt("access key (from the console; not shown)", hide_input=True)
-        ).strip()
+    text = _read_key("access key (from the console; not shown)").strip()
     if not text or not text.isprintable() or " " in text:
         raise ConfigError("this is no access key: one word, as the console shows it")
     return replace(answers, key=Secret(text))
+
+
+def _read_key(question: str) -> str:
+    if sys.stdin.isatty():
+        return str(typer.prompt(question, hide_input=True))
+    typer.echo(f"{question}:")  # nothing echoes what a pipe holds
+    line = sys.stdin.readline()
+    if not line:
+        raise typer.Abort
+    return line
 
 
 def _ask_project(projects: Sequence[Project], *, yes: bool) -> Project:

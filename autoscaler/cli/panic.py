@@ -18,6 +18,7 @@ from autoscaler.cli.audit import age, price, short_name
 from autoscaler.cli.connection import JsonOption, Table, asking, said_errors, show
 from autoscaler.cli.halt import Halt, halt_daemon
 from autoscaler.cli.marked import Marked, marked_command
+from autoscaler.cli.question import fitted
 from autoscaler.clock import SystemClock
 from autoscaler.cloud.mkinf.cloud import MkinfCloud
 from autoscaler.domain.money import ZERO
@@ -173,10 +174,8 @@ class _Run:
         if self._yes:
             return
         with asking("say --yes to agree beforehand"):
-            typed = typer.prompt(
-                f"All of it is deleted, requests in flight are cut. Type the owner mark ({mark})",
-                err=True,
-            )
+            question = "All of it is deleted, requests in flight are cut. Type the owner mark"
+            typed = typer.prompt(fitted(f"{question} ({mark}):"), prompt_suffix=" ", err=True)
         if typed.strip() != mark:
             raise ConfigError(f"{typed.strip()!r} is not {mark!r}: nothing was deleted")
 

@@ -23,6 +23,7 @@ from autoscaler.cli.ask import (
 )
 from autoscaler.cli.connection import said_errors
 from autoscaler.cli.nodes import named
+from autoscaler.cli.screen import say
 from autoscaler.config import Config
 from autoscaler.config_file import read_config, read_policies
 from autoscaler.domain.ids import ModelName
@@ -139,7 +140,7 @@ def _say(config: Config, verb: str, question: str, *, yes: bool, **body: Any) ->
     try:
         ahead = asyncio.run(post(config, "/api/v1/preview", verb=verb, **body))
         for line in ahead["text"]:
-            typer.echo(line)
+            say(line)
         if "spec" in ahead:
             body["spec"] = ahead["spec"]
     except NotNow as exc:  # a brake must hold also while the cloud cannot be read

@@ -124,23 +124,15 @@ def test_there_are_colours_only_on_a_terminal_that_wants_them(
     assert ("\x1b[31m" in console.file.getvalue()) is coloured
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("validate", "--config", "none.toml"), "error: none.toml: cannot be read: "),
-        (("emulator", "--listen", "0.0.0.0:1"), "autoscaler emulator: cannot listen on "),
-    ],
-)
-def test_an_error_is_broken_between_words_at_the_terminals_width(
-    tmp_path: Path, words: tuple[str, ...], said: str
-) -> None:
+def on_terminal(words: list[str], folder: Path, typed: bytes = b"") -> list[str]:
+    """What a Python program shows on a terminal of 60 columns."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-
+    os.write(ours, typed)
     subprocess.run(
-        [sys.executable, "-m", "autoscaler", *words],
-        cwd=tmp_path,
+        [sys.executable, *words],
+        cwd=folder,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -151,6 +143,37 @@ def test_an_error_is_broken_between_words_at_the_terminals_width(
     os.close(theirs)
     lines = os.read(ours, 8192).decode().splitlines()
     os.close(ours)
+    return lines
+
+
+ASKS = """
+from autoscaler.cli.question import is_agreed
+print(is_agreed("Rent one VM, likely l40s-48gb.1x at us-east1-a at $1.25/h, for about 12m: $0.25?"))
+"""
+
+
+def test_a_question_is_broken_with_its_answers_at_the_terminals_width(tmp_path: Path) -> None:
+    lines = on_terminal(["-c", ASKS], tmp_path, b"y\n")
+
+    echoed, first, second = lines
+    assert echoed == "y"
+    assert first.startswith("Rent one VM, likely ")
+    assert second.startswith("  ")
+    assert second.endswith("[y/N]: True")  # the answer was typed ahead, with its line's end
+    assert len(first) <= 60
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("validate", "--config", "none.toml"), "error: none.toml: cannot be read: "),
+        (("emulator", "--listen", "0.0.0.0:1"), "autoscaler emulator: cannot listen on "),
+    ],
+)
+def test_an_error_is_broken_between_words_at_the_terminals_width(
+    tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    lines = on_terminal(["-m", "autoscaler", *words], tmp_path)
 
     assert lines[0].startswith(said)
     assert len(lines) > 1

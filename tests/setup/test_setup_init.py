@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
+import subprocess
+import sys
 import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -121,6 +124,27 @@ async def test_it_asks_for_what_no_option_says(desk: Desk) -> None:
     assert mode(config.cloud.key_file) == 0o600
     assert config.cloud.key_file.read_text() == f"{ACCESS_KEY}\n"
     assert ACCESS_KEY not in said.output
+
+
+async def test_a_key_from_a_pipe_is_taken_without_a_warning_of_its_echo(desk: Desk) -> None:
+    command = [sys.executable, "-m", "autoscaler", "init", "new", "--url", desk.url]
+    limits = ["--usd-per-hour", "7", "--usd-per-month", "600", "--nodes", "2"]
+    serve = ["--model", "acme/chat-8b", "--source", "203.0.113.5/32"]
+
+    said = await asyncio.to_thread(
+        subprocess.run,
+        [*command, *limits, *serve],
+        cwd=desk.path,
+        input=f"{ACCESS_KEY}\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert (said.returncode, said.stderr) == (0, "")
+    assert (desk.path / "new/mkinf.key").read_text() == f"{ACCESS_KEY}\n"
+    assert ACCESS_KEY not in said.stdout
 
 
 async def test_an_answer_that_no_config_can_hold_is_asked_for_again(desk: Desk) -> None:
