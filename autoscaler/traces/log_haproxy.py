@@ -3,8 +3,9 @@
     10.0.0.7:51234 [24/Nov/2026:04:12:37.123] in chat/as-1 0/0/1/210/4810 200 48213 - - ---- 9/9/8/3/0 0/0 "POST /v1/…"
 
 Its stamp is the start of the request; TR/Tw/Tc/Tr/Ta are milliseconds to the whole request, in the queue, to connect,
-to the answer's head, and of all. It has the bytes of the answer and none of the request, and the backend, which in our
-configuration is the model.
+to the answer's head, and of all. It has the bytes of the answer, and the backend, which in our configuration is the
+model. The length of a request it has only where it captures the headers Content-Length of requests and Content-Type of
+answers: `{2497} {text/event-stream}` before the request.
 """
 
 from __future__ import annotations
@@ -54,11 +55,21 @@ def parse_haproxy(text: str, stamps: Stamps) -> Entry | Why:
         work=work,
         status=max(0, int(status)),
         model=model_name(backend),
+        request_bytes=_captured_length(captured),
         response_bytes=body_of_answer(whole_number(size)),
         streamed=_streamed(captured, head_ms, all_ms - whole_ms),
         answer_s=max(0, all_ms - whole_ms) / 1e3,
         whole_second=len(stamp) <= 20,
     )
+
+
+def _captured_length(captured: list[str | None]) -> int | None:
+    """The number among the captures of a request; of one group nobody knows whose it is."""
+    request, answer = captured
+    if request is None or answer is None:
+        return None
+    numbers = (whole_number(value) for value in request.split("|"))
+    return next((number for number in numbers if number is not None), None)
 
 
 def _streamed(captured: list[str | None], head_ms: int, answer_ms: int) -> bool | None:

@@ -108,7 +108,7 @@ def _parse(file: TextIO, path: Path) -> Iterator[TracedRequest]:
     if missing:
         raise ConfigError(
             f"{path}:1: no column {missing[0]}: a trace has the columns {', '.join(COLUMNS)}; "
-            "`autoscaler trace import` converts public formats"
+            "`autoscaler trace import` makes one of logs and public formats"
         )
     before = -math.inf
     for row in reader:

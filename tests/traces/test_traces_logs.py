@@ -96,6 +96,24 @@ def parsed(format: LogFormat, text: str) -> Entry | Why:
 # --- what the lines of each format say
 
 
+@pytest.mark.parametrize(
+    ("captured", "size"),
+    [
+        ("{2497} {text/event-stream} ", 2497),
+        ("{ai.example.com|2497} {} ", 2497),
+        ("{2497} ", None),
+        ("{} {9} ", None),
+    ],
+)
+def test_a_captured_length_is_the_requests_where_answers_are_captured_too(
+    captured: str, size: int | None
+) -> None:
+    found = parsed(LogFormat.HAPROXY, haproxy(captured=captured))
+
+    assert isinstance(found, Entry)
+    assert found.request_bytes == size
+
+
 def test_haproxys_line_has_the_arrival_of_the_whole_request_and_the_backend_as_model() -> None:
     found = parsed(LogFormat.HAPROXY, HAPROXY)
 

@@ -113,38 +113,42 @@ async def ask_thrice(port: int) -> None:
             await answer.read()
 
 
-async def test_haproxy_configured_as_told_logs_every_token_that_usage_tells(tmp_path: Path) -> None:
-    port, metrics = free_port(), free_port()
+@asynccontextmanager
+async def logged_by_haproxy(folder: Path, *frontend: str) -> AsyncIterator[Path]:
+    """What our HAProxy logs of `ask_thrice`, with this in its global part and this in its frontend."""
+    port, path = free_port(), folder / "haproxy.log"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
-        log.bind(str(tmp_path / "log.sock"))
+        log.bind(str(folder / "log.sock"))
         log.setblocking(False)
         async with engine() as engine_port:
             config = shipped(
-                tmp_path,
+                folder,
                 front=port,
-                metrics=metrics,
+                metrics=free_port(),
                 activator=f"127.0.0.1:{engine_port}",
                 edits=[
                     ("    # the daemon needs", block("haproxy-global") + "    # the daemon needs"),
                     ("/etc/haproxy/usage.lua", str(SHIPPED / "usage.lua")),
                     (
                         "frontend models\n",
-                        f"frontend models\n    log {tmp_path}/log.sock len 4096 local0\n",
+                        f"frontend models\n    log {folder}/log.sock len 4096 local0\n",
                     ),
-                    ("    # Which model:", block("haproxy-frontend") + "    # Which model:"),
+                    ("    # Which model:", "".join(frontend) + "    # Which model:"),
                     ("/etc/haproxy/models.map", str(SHIPPED / "models.map")),
                 ],
             )
-            (tmp_path / "haproxy.cfg").write_text(config)
-            command = (haproxy_binary(), "-db", "-f", str(tmp_path / "haproxy.cfg"))
+            (folder / "haproxy.cfg").write_text(config)
+            command = (haproxy_binary(), "-db", "-f", str(folder / "haproxy.cfg"))
             async with running(*command, port=port):
                 await ask_thrice(port)
-                lines = await _received(log, b'"GET"')
-    path = tmp_path / "haproxy.log"
-    path.write_bytes(b"\n".join(lines))
+                path.write_bytes(b"\n".join(await _received(log, b"GET")))
+    yield path
 
-    with read_logs([path]) as trace:
-        found = [(r.prompt_tokens, r.output_tokens) for r in trace]
+
+async def test_haproxy_configured_as_told_logs_every_token_that_usage_tells(tmp_path: Path) -> None:
+    async with logged_by_haproxy(tmp_path, block("haproxy-frontend")) as path:
+        with read_logs([path]) as trace:
+            found = [(r.prompt_tokens, r.output_tokens) for r in trace]
 
     assert trace.report.formats == ((path, LogFormat.JSON),)
     assert trace.report.models == ((MODEL, 3),)
@@ -154,6 +158,25 @@ async def test_haproxy_configured_as_told_logs_every_token_that_usage_tells(tmp_
     assert 220 <= found[2][0] <= 260
     assert 45 <= found[2][1] <= 52
     assert (trace.report.whole_seconds, trace.report.at_end) == (0, 0)
+
+
+async def test_haproxys_own_format_with_the_captures_gives_as_much_to_estimate_from(
+    tmp_path: Path,
+) -> None:
+    captures = (
+        "    option httplog # as shipped, which runs here without\n",
+        block("haproxy-captures"),
+    )
+    async with logged_by_haproxy(tmp_path, *captures) as path:
+        with read_logs([path]) as trace:
+            found = [(r.prompt_tokens, r.output_tokens) for r in trace]
+
+    assert trace.report.formats == ((path, LogFormat.HAPROXY),)
+    assert trace.report.models == (("qwen-qwen3-8b", 3),)
+    assert all(220 <= prompt <= 260 for prompt, _ in found)
+    assert [output for _, output in found] == [
+        pytest.approx(tokens, abs=3) for tokens in (1, 39, 49)
+    ]
 
 
 async def test_nginx_configured_as_told_logs_lengths_to_estimate_from(tmp_path: Path) -> None:
