@@ -20,6 +20,7 @@ from autoscaler.cli.panic import panic
 from autoscaler.cli.render_script import render_script
 from autoscaler.cli.run import run, validate
 from autoscaler.cli.schema import schema
+from autoscaler.cli.simulate import simulate
 from autoscaler.cli.status import status
 from autoscaler.cli.thought import explain, plan
 from autoscaler.cli.trace import trace_app
@@ -58,6 +59,7 @@ for command in (
     plan,
     cost,
     offers,
+    simulate,
     promote,
     demote,
     confirm,
