@@ -35,11 +35,18 @@ _PARSERS: dict[LogFormat, Parse] = {
 }
 
 
-def reader_of(format: LogFormat) -> Callable[[Iterator[Line], Stamps], Entries]:
-    """What reads the lines of a log in this format, each with its number."""
+def reader_of(
+    format: LogFormat, *, only: bool = True
+) -> Callable[[Iterator[Line], Stamps], Entries]:
+    """What reads the lines of a log in this format, each with its number.
+
+    Args:
+        only: else a line in another format is read too, since what writes a log may have been told to change it.
+    """
     if format is LogFormat.CSV:
         return csv_entries
-    return partial(_parsed, _PARSERS[format])
+    others = () if only else tuple(p for other, p in _PARSERS.items() if other is not format)
+    return partial(_parsed, (_PARSERS[format], *others))
 
 
 def log_format(first: Sequence[Line]) -> LogFormat | None:
@@ -60,11 +67,15 @@ def _is_header(text: str) -> bool:
     return all(columns.intersection(names) for names in (PROMPT, OUTPUT, STARTED + ENDED))
 
 
-def _parsed(parse: Parse, lines: Iterator[Line], stamps: Stamps) -> Entries:
+def _parsed(parsers: Sequence[Parse], lines: Iterator[Line], stamps: Stamps) -> Entries:
     for line in lines:
         if line.is_long:
             yield line.number, Why.LONG
         elif line.text.strip():
-            found = parse(line.text, stamps)
+            found: Entry | Why = Why.UNREADABLE
+            for parse in parsers:
+                found = parse(line.text, stamps)
+                if found is not Why.UNREADABLE:
+                    break
             is_cut = found is Why.UNREADABLE and not line.is_whole
             yield line.number, Why.CUT if is_cut else found

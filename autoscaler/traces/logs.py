@@ -127,7 +127,8 @@ class _Tally:
         self.formats.append((path, known))
         number = 0
         stamps = Stamps(self.options.zone, _modified(path))
-        for number, found in reader_of(known)(chain(first, lines), stamps):
+        entries = reader_of(known, only=format is not None)
+        for number, found in entries(chain(first, lines), stamps):
             why = found if isinstance(found, Why) else self._add(found)
             if why is not None:
                 self.skipped[why] += 1

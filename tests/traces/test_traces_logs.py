@@ -436,6 +436,18 @@ def test_a_rotated_set_is_one_trace_in_any_order_gzipped_or_not(tmp_path: Path) 
     assert trace.report.lines == 180
 
 
+def test_a_log_whose_format_was_changed_is_read_on_unless_one_is_named(tmp_path: Path) -> None:
+    path = log(tmp_path, haproxy(), haproxy(), answered())
+
+    with read_logs([path], SIZED) as told:
+        pass
+    with read_logs([path], SIZED, format=LogFormat.HAPROXY) as named:
+        pass
+
+    assert (told.report.requests, told.report.skipped) == (3, ())
+    assert (named.report.requests, why(named.report)) == (2, {Why.UNREADABLE: 1})
+
+
 def test_many_requests_are_put_in_order_through_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
