@@ -132,6 +132,7 @@ def parameters(sizing: Sizing) -> tuple[Parameter, ...]:
 RIVAL = Rival(
     name="aibrix",
     version="vllm-project/aibrix, 2026",
+    stated=f"{APA}; cooldown: {CONTROLLER}",
     signal="KV cache use, mean of 180 s",
     parameters=parameters,
     build=lambda values, sizing: Aibrix(Settings(**values), sizing),

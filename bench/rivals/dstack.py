@@ -89,6 +89,7 @@ def parameters(sizing: Sizing) -> tuple[Parameter, ...]:
 RIVAL = Rival(
     name="dstack",
     version="dstack 0.22.5",
+    stated=f"{CODE}, RPSAutoscaler",
     signal="requests per second over 60 s",
     parameters=parameters,
     build=lambda values, sizing: Dstack(Settings(**values), sizing),

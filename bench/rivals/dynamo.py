@@ -51,15 +51,8 @@ def stepped(settings: Settings, demands: Sequence[float], ready: int, pending: i
         fewer = max(ready - 1, settings.min_replicas)
         if 0 < fewer < ready and max(demands) * ready / fewer >= up:
             fewer = ready  # what is left would ask for it back at once
-        return _reduction(fewer, ready, pending)
+        return fewer
     return None
-
-
-def _reduction(wanted: int, ready: int, pending: int) -> int | None:
-    """While replicas start only less than all of them is an answer, and it takes them back."""
-    if pending and (wanted > ready or wanted >= ready + pending):
-        return None
-    return wanted
 
 
 def floor(settings: Settings, demand: float, ready: int) -> int:
@@ -247,6 +240,7 @@ def parameters(sizing: Sizing) -> tuple[Parameter, ...]:
 RIVAL = Rival(
     name="dynamo",
     version="ai-dynamo 1.6.1",
+    stated=f"{LOAD}, throughput_scaling.py, load/predictors.py",
     signal="each engine's KV cache with what waits for it, now",
     parameters=parameters,
     build=lambda values, sizing: Dynamo(Settings(**values), sizing),

@@ -34,6 +34,7 @@ def parameters(sizing: Sizing) -> tuple[Parameter, ...]:
 RIVAL = Rival(
     name="fixed",
     version="none",
+    stated="no tool's",
     signal="none",
     parameters=parameters,
     build=lambda values, sizing: Fixed(Settings(**values), sizing),

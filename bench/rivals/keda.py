@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 from bench.rivals.law import Parameter, Rival, Sizing, View, clip
 
-HPA = "kubernetes docs, horizontal pod autoscaling (autoscaling/v2), scaling policies"
-CALC = "kubernetes/kubernetes: pkg/controller/podautoscaler/replica_calculator.go"
-KEDA = "keda docs 2.21, reference/scaledobject-spec"
+HPA = "https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/"
+KEDA = "https://keda.sh/docs/2.22/reference/scaledobject-spec/"
 SYNC_S = 15.0
 
 
@@ -133,13 +132,12 @@ class Keda:
             self._spec = clip(view.replicas, self._least, self._most)
             self._window.settle(view.now_s, self._spec, self._spec)
             self._active_s = view.now_s
-        before = self._spec
         if view.now_s - self._polled_s >= self._set.poll_s:
             self._polled_s = view.now_s
             self._spec = self._activated(view)
         if self._spec:  # at zero the HPA rests
-            self._spec = self._scaled(view, self._spec)
-        self._events.note(view.now_s, self._spec - before, SYNC_S)
+            before, self._spec = self._spec, self._scaled(view, self._spec)
+            self._events.note(view.now_s, self._spec - before, SYNC_S)
         return self._spec
 
     def _activated(self, view: View) -> int:
@@ -162,7 +160,7 @@ def parameters(sizing: Sizing) -> tuple[Parameter, ...]:
         Parameter(
             "target_share",
             1.0,
-            "keda docs 2.21, prometheus scaler: threshold has no default; the sized concurrency is entered",
+            "https://keda.sh/docs/2.22/scalers/prometheus/: threshold has no default; the sized concurrency is entered",
             0.1,
             1.5,
             log=True,
@@ -170,7 +168,7 @@ def parameters(sizing: Sizing) -> tuple[Parameter, ...]:
         Parameter(
             "tolerance",
             0.1,
-            "kube-controller-manager docs: --horizontal-pod-autoscaler-tolerance",
+            f"{HPA}: the controller's tolerance",
             0.0,
             0.3,
         ),
@@ -193,7 +191,8 @@ def parameters(sizing: Sizing) -> tuple[Parameter, ...]:
 
 RIVAL = Rival(
     name="keda",
-    version="KEDA 2.21 over Kubernetes autoscaling/v2",
+    version="KEDA 2.22 over Kubernetes autoscaling/v2",
+    stated=f"{HPA} and {KEDA}",
     signal="requests in flight, now",
     parameters=parameters,
     build=lambda values, sizing: Keda(Settings(**values), sizing),

@@ -181,7 +181,8 @@ def parameters(sizing: Sizing) -> tuple[Parameter, ...]:
 
 RIVAL = Rival(
     name="knative",
-    version="knative/serving, August 2026",
+    version="knative/serving, its defaults unchanged up to 98e5ef90 (August 2026)",
+    stated=CODE,
     signal="requests in flight, mean of 60 s and of 6 s",
     parameters=parameters,
     build=lambda values, sizing: Knative(Settings(**values), sizing),

@@ -107,6 +107,8 @@ class Rival:
     name: str
     version: str
     """the release or commit whose behaviour and defaults are meant"""
+    stated: str
+    """where its law is read"""
     signal: str
     parameters: Callable[[Sizing], tuple[Parameter, ...]]
     build: Callable[[Mapping[str, Any], Sizing], Law]

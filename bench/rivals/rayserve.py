@@ -118,6 +118,7 @@ def parameters(sizing: Sizing) -> tuple[Parameter, ...]:
 RIVAL = Rival(
     name="rayserve",
     version="ray 2.60.0",
+    stated=f"{CODE}, replica_queue_length_autoscaling_policy",
     signal="ongoing requests, mean of 30 s",
     parameters=parameters,
     build=lambda values, sizing: RayServe(Settings(**values), sizing),

@@ -45,9 +45,10 @@ def main(names: Sequence[str]) -> int:
     sys.meta_path.append(_Placeholders())
     OUT.mkdir(parents=True, exist_ok=True)
     for name in names:
-        package, record = RECORDERS[name]
+        package, record, defaults = RECORDERS[name]
         cases = record(random.Random(20261124))
-        told = {"package": f"{package} {importlib.metadata.version(package)}", "cases": cases}
+        version = importlib.metadata.version(package)
+        told = {"package": f"{package} {version}", "defaults": defaults(), "cases": cases}
         (OUT / f"{name}.json").write_text(json.dumps(told, separators=(",", ":")) + "\n")
         print(f"{name}: {len(cases)} cases from {told['package']}")
     return 0
@@ -169,6 +170,7 @@ def rayserve(rng: random.Random) -> list[Case]:
     cases = []
     kinds = (
         (1, 2.0, 30.0, 600.0, None, None),
+        (0, 3.0, 30.0, 60.0, None, None),
         (0, 5.0, 0.0, 60.0, 2.0, 0.5),
         (0, 9.5, 45.0, 90.0, 0.4, 0.3),
     )
@@ -197,7 +199,7 @@ def rayserve(rng: random.Random) -> list[Case]:
             "steps": [],
         }
         now_s = 1000.0
-        for ongoing in traffic(rng, 200, int(per_replica * 14)):
+        for ongoing in [*traffic(rng, 180, int(per_replica * 14)), *[0] * 25]:
             context = mock.Mock(
                 current_num_replicas=running,
                 target_num_replicas=target,
@@ -311,11 +313,64 @@ def _dynamo_kalman(rng: random.Random) -> Case:
     return {"what": "kalman", "points": points, "ahead": ahead}
 
 
-RECORDERS: dict[str, tuple[str, Callable[[random.Random], list[Case]]]] = {
-    "skyserve": ("skypilot", skyserve),
-    "dstack": ("dstack", dstack),
-    "rayserve": ("ray", rayserve),
-    "dynamo": ("ai-dynamo", dynamo),
+def _skyserve_defaults() -> dict[str, Any]:
+    said = importlib.import_module("sky.serve.constants")
+    return {
+        "upscale_delay_s": said.AUTOSCALER_DEFAULT_UPSCALE_DELAY_SECONDS,
+        "downscale_delay_s": said.AUTOSCALER_DEFAULT_DOWNSCALE_DELAY_SECONDS,
+        "min_replicas": said.DEFAULT_MIN_REPLICAS,
+    }
+
+
+def _dstack_defaults() -> dict[str, Any]:
+    module = importlib.import_module("dstack._internal.core.models.configurations")
+    said = module.ScalingSpec(metric="rps", target=1)
+    return {
+        "window_s": module.DEFAULT_SCALING_WINDOW,
+        "scale_up_delay_s": int(said.scale_up_delay),
+        "scale_down_delay_s": int(said.scale_down_delay),
+    }
+
+
+def _rayserve_defaults() -> dict[str, Any]:
+    said = importlib.import_module("ray.serve.config").AutoscalingConfig()
+    return {
+        "target_ongoing_requests": said.target_ongoing_requests,
+        "look_back_s": said.look_back_period_s,
+        "metrics_interval_s": said.metrics_interval_s,
+        "upscale_delay_s": said.upscale_delay_s,
+        "downscale_delay_s": said.downscale_delay_s,
+        "upscaling_factor": said.get_upscaling_factor(),
+        "downscaling_factor": said.get_downscaling_factor(),
+        "min_replicas": said.min_replicas,
+    }
+
+
+def _dynamo_defaults() -> dict[str, Any]:
+    said = importlib.import_module("dynamo.planner.config.planner_config").PlannerConfig(mode="agg")
+    steps = importlib.import_module("dynamo.planner.config.defaults").SLAPlannerDefaults
+    rules = importlib.import_module("dynamo.planner.core.load_scaling")
+    return {
+        "objective": said.optimization_target,
+        "up_kv": rules._DECODE_THROUGHPUT_SCALE_UP,
+        "down_kv_share": rules._DECODE_THROUGHPUT_SCALE_DOWN,
+        "load_interval_s": said.load_adjustment_interval_seconds,
+        "throughput_interval_s": said.throughput_adjustment_interval_seconds,
+        "load_steps": "on" if steps.enable_load_scaling else "off",
+        "ttft_s": said.ttft_ms / 1000,
+        "itl_s": said.itl_ms / 1000,
+        "sensitivity": said.load_scaling_down_sensitivity / 100,
+        "max_step": said.max_throughput_scaling_replicas,
+        "min_replicas": said.min_endpoint,
+    }
+
+
+Recorder = tuple[str, Callable[[random.Random], list[Case]], Callable[[], dict[str, Any]]]
+RECORDERS: dict[str, Recorder] = {
+    "skyserve": ("skypilot", skyserve, _skyserve_defaults),
+    "dstack": ("dstack", dstack, _dstack_defaults),
+    "rayserve": ("ray", rayserve, _rayserve_defaults),
+    "dynamo": ("ai-dynamo", dynamo, _dynamo_defaults),
 }
 
 if __name__ == "__main__":

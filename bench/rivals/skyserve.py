@@ -91,6 +91,7 @@ def parameters(sizing: Sizing) -> tuple[Parameter, ...]:
 RIVAL = Rival(
     name="skyserve",
     version="skypilot 0.14.1",
+    stated=f"{CODE}, RequestRateAutoscaler",
     signal="requests per second over 60 s",
     parameters=parameters,
     build=lambda values, sizing: SkyServe(Settings(**values), sizing),
