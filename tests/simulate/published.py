@@ -108,7 +108,10 @@ def replay(row: Row, table: ServerTable) -> dict[str, float]:
     assert not server, f"{row.id}: unknown server settings {server}"
     sizes = list(_sizes(row.load))
     arrivals, first, done = _drive(Replica(physics), row.load, sizes)
-    ttfts = [(first[i] - at) * 1e3 for i, at in arrivals.items()]
+    empty_waits = "empty_ttft" not in book().sources[row.source]
+    ttfts = [
+        (first[i] - at) * 1e3 if sizes[i][1] or empty_waits else 0.0 for i, at in arrivals.items()
+    ]
     tpots = [
         (done[i] - first[i]) * 1e3 / (size[1] - 1) for i, size in enumerate(sizes) if size[1] > 1
     ]
