@@ -39,7 +39,7 @@ class View:
     booting: int
     """replicas that are rented and not ready yet"""
     arrivals_per_s: Callable[[float], float]
-    """the mean rate of requests over the last so many seconds"""
+    """requests of the last so many seconds over so many seconds, also when less time has passed"""
     running: int = 0
     """requests that engines compute on"""
     waiting: int = 0
