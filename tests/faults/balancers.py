@@ -43,6 +43,7 @@ class SimBalancer:
         old: how many processes that a reload left behind still stream.
         cut: told to end the requests that run on an endpoint.
         away: it answers no control call, though it may go on serving.
+        back_s: when it last came back from that.
         lies: writes are answered OK and do nothing.
     """
 
@@ -57,6 +58,7 @@ class SimBalancer:
     entries: dict[ModelName, dict[str, Entry]] = field(default_factory=dict)
     incarnation: int = 1
     away: bool = False
+    back_s: float = float("-inf")
     dead: bool = False
     lies: bool = False
     slow_s: float = 0.0

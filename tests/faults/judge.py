@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from tests.faults.world import World
 
 
+RETURN_S = 60.0  # within which a balancer that comes back is told how things stand
+
+
 class Judge:
     """Feeds the inspector with events, and excuses what faults excuse."""
 
@@ -165,7 +168,8 @@ class Judge:
             )
 
     def placed(self, request: clients.Request) -> None:
-        if request.balancer.away:
+        unheard_s = self._world.time.seconds() - request.balancer.back_s
+        if request.balancer.away or unheard_s < RETURN_S:
             return  # nobody could tell it: 0014 says what that may cost
         unfit = request.host.spec.boot_faults & {"wrong_gpus", "health_ok_generation_garbage"}
         if (

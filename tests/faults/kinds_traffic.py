@@ -17,7 +17,11 @@ def _balancer(world: World, params: Params) -> int:
 def _away(world: World, params: Params) -> Undo:
     one = world.balancers[_balancer(world, params)]
     one.away = True
-    return lambda: setattr(one, "away", False)
+
+    def undo() -> None:
+        one.away, one.back_s = False, world.time.seconds()
+
+    return undo
 
 
 def _balancer_dies(world: World, params: Params) -> Undo:
