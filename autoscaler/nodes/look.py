@@ -34,6 +34,7 @@ from autoscaler.nodes.reach import Reach
 from autoscaler.policy import Engine, Policy
 from autoscaler.timings import Timings
 
+_NO_TESTIMONY = (PowerState.RUNNING, PowerState.UNKNOWN)  # a state that mkinf adds some day says nothing
 _SILENT_ENGINES = (Engine.EMBEDDING, Engine.CUSTOM)  # they export no count of requests in flight
 
 
@@ -257,7 +258,7 @@ class Looker:
         memory.next_probe_s = at_s + self._timings.liveness.total_seconds()
         is_missed = machine is None and self._listing_counts()
         cloud = "the cloud does not list it" if is_missed else None
-        if machine is not None and machine.power is not PowerState.RUNNING:
+        if machine is not None and machine.power not in _NO_TESTIMONY:
             cloud = f"the cloud says {machine.raw_state}"
         ailment = await self._prober.ailment(node, policy, offer)
         memory.sick = f"gpu: {ailment.what}" if ailment is not None and ailment.gpus else None

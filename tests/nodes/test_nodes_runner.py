@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 from autoscaler.balance.protocol import ServerState
+from autoscaler.domain.ids import MachineId
+from autoscaler.domain.machine import PowerState
 from autoscaler.domain.node import Node, State
 from autoscaler.errors import (
     NodeUnreachable,
@@ -140,6 +142,21 @@ async def test_a_server_that_flaps_keeps_its_place_and_one_given_up_never_serves
     assert flapping.state is State.READY
     assert State.GONE in later
     assert not later & {State.BOOTING, State.VERIFYING, State.READY}
+
+
+async def test_a_state_that_nobody_knows_is_no_second_witness(alive: Life) -> None:
+    row = await ready(alive)
+    machine = alive.cloud.vms[MachineId(f"m-{row.name}")]
+    alive.cloud.vms[machine.id] = replace(
+        machine, power=PowerState.UNKNOWN, raw_state="FROBNICATING"
+    )
+    alive.prober.ill = "no answer"
+    alive.pause_s = 10
+    for _ in range(30):
+        await alive.step(row.name)
+        alive.runner.judge()
+
+    assert (await alive.get(row.name)).state is State.READY
 
 
 async def test_the_daemons_word_alone_condemns_nobody(alive: Life) -> None:
