@@ -34,7 +34,8 @@ from autoscaler.nodes.reach import Reach
 from autoscaler.policy import Engine, Policy
 from autoscaler.timings import Timings
 
-_NO_TESTIMONY = (PowerState.RUNNING, PowerState.UNKNOWN)  # a state that mkinf adds some day says nothing
+# a state that mkinf adds some day says nothing
+_NO_TESTIMONY = (PowerState.RUNNING, PowerState.UNKNOWN)
 _SILENT_ENGINES = (Engine.EMBEDDING, Engine.CUSTOM)  # they export no count of requests in flight
 
 
