@@ -37,7 +37,7 @@ def test_every_gpu_that_can_be_rented_was_measured_by_somebody() -> None:
     assert {row.gpu for row in book().rows} >= set(ServerTable.load().gpus)
 
 
-@pytest.mark.parametrize("gpu", ["l40s", "a100-80gb-pcie", "a100-80gb-sxm"])
+@pytest.mark.parametrize("gpu", ["l40s", "a100-40gb-pcie", "a100-80gb-pcie", "a100-80gb-sxm"])
 def test_these_gpus_are_judged_at_several_loads(gpu: str) -> None:
     loads = {row.driven() for row in book().rows if row.gpu == gpu and not row.fitted}
 
