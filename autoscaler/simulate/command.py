@@ -147,7 +147,7 @@ def _requests(asked: _Asked, policy: Policy) -> list[TracedRequest]:
     found = sniff(trace)
     if found is not None and found != OURS:
         raise ConfigError(
-            f"{trace}: this looks like {found}: run `autoscaler trace import {found} {trace} OUT` first"
+            f"{trace}: this looks like {found}: run `autoscaler trace import {trace} -o OUT` first"
         )
     own = list(_of_model(stream_trace(trace), trace, policy))
     requests = [

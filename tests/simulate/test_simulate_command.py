@@ -89,7 +89,10 @@ def test_a_wrong_option_is_named_with_what_is_allowed(
         ("arrival_s,prompt_tokens\n1,2\n", ":1: no column output_tokens"),
         ("arrival_s,prompt_tokens,output_tokens\n1,many,2\n", ":2: prompt_tokens: found 'many'"),
         ("arrival_s,prompt_tokens,output_tokens\n", "no requests to replay: it is empty"),
-        ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "`autoscaler trace import azure"),
+        (
+            "TIMESTAMP,ContextTokens,GeneratedTokens\n",
+            "looks like azure: run `autoscaler trace import ",
+        ),
         (
             "arrival_s,prompt_tokens,output_tokens,model\n1,2,3,other\n",
             "model: found other; allowed: Qwen/Qwen3-8B or one of its aliases",
