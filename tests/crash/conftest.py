@@ -17,7 +17,7 @@ __all__ = ["directory"]
 
 @pytest.fixture
 async def crashes(directory: Path) -> AsyncIterator[Crashes]:
-    async with opened(directory) as world:
+    async with opened(directory, forked=True) as world:
         await asyncio.gather(world.start_emulator("--time-factor", "300"), world.start_gateway())
         world.config_edits = {
             "timings": QUICK,

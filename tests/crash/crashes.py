@@ -53,7 +53,7 @@ class Crashes:
 
     async def die_at(self, point: Point, times: int = 1, say: Say | None = None) -> None:
         """Start the daemon armed, say something to it when it listens, and wait until it has died there."""
-        await self.start(f"{VARIABLE}={point}:{times}")
+        await self.start({VARIABLE: f"{point}:{times}"})
         if say is not None:
             await self.world.until(self._listens, f"the daemon listens, armed with {point}")
             with suppress(aiohttp.ClientError, OSError):  # it dies of it
@@ -63,13 +63,11 @@ class Crashes:
         self.reached.append(point)
         await self.look()
 
-    async def start(self, *environment: str) -> None:
+    async def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the daemon, and do not wait."""
         self.world.write_config()
         self.world.socket.unlink(missing_ok=True)
-        await self.world.spawn(
-            "daemon", "run", "--config", "config.toml", prefix=("env", *environment)
-        )
+        await self.world.spawn("daemon", "run", "--config", "config.toml", environment=environment)
 
     async def kill(self) -> None:
         """SIGKILL it wherever it is, and look at what is left."""

@@ -25,9 +25,10 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def bare(directory: Path) -> AsyncIterator[World]:
+async def bare(directory: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """A world in which nothing runs yet."""
-    async with opened(directory) as world:
+    forked = request.node.get_closest_marker("started_anew") is None
+    async with opened(directory, forked=forked) as world:
         yield world
 
 

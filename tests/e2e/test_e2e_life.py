@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.conftest import Build
 from tests.e2e.world import MODEL, seconds
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.started_anew]
 
 LIFE = ["planned", "creating", "booting", "verifying", "ready", "draining", "terminating", "gone"]
 

@@ -13,7 +13,7 @@ from tests.e2e.world import CANARY_TOKEN, MODEL, World
 from tests.gateway.front_parts import write_keys
 from tests.world.processes import command_lines
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.started_anew]
 
 # The files that are the secrets. A node has its own copy of the hub's token in its own memory disk, and of no other.
 OWN_FILES = {"access-key", "token", "ssh_key", "host_authority", "ca-key.pem"}

@@ -15,7 +15,7 @@ from aiohttp import web
 from tests.e2e.conftest import Build
 from tests.e2e.world import World, seconds
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.started_anew]
 
 STREAMS = 256
 DONE = b"data: [DONE]\n\n"

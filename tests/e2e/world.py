@@ -72,14 +72,14 @@ class Refused(OSError):
 class World:
     """One world."""
 
-    def __init__(self, directory: Path, session: aiohttp.ClientSession) -> None:
+    def __init__(self, directory: Path, session: aiohttp.ClientSession, *, forked: bool) -> None:
         self.directory = directory
         self.session = session
         self.cloud: Json = {}
         self.gateway_port = free_port()
         self.serve_port = free_port()
         self.config_edits: Table = {}
-        self.processes = Processes(directory)
+        self.processes = Processes(directory, forked=forked)
         self.spawn, self.end = self.processes.spawn, self.processes.end
         self.signal, self.pid = self.processes.signal, self.processes.pid
         self.exit_code = self.processes.exit_code
@@ -383,12 +383,12 @@ class World:
 
 
 @asynccontextmanager
-async def opened(directory: Path) -> AsyncIterator[World]:
+async def opened(directory: Path, *, forked: bool = False) -> AsyncIterator[World]:
     """A world without any process yet; whatever a test starts in it is ended."""
     timeout = aiohttp.ClientTimeout(total=90)
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-        world = World(directory, session)
+        world = World(directory, session, forked=forked)
         try:
             yield world
         finally:

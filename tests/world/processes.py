@@ -8,12 +8,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.world.nursery import KINDS, Child, fork
 
 _PR_SET_PDEATHSIG = 1
 _START_S = 30.0
@@ -36,30 +38,57 @@ class Said:
 class Processes:
     """Processes of ours that work in one directory; what each says is appended to `<name>.log` there."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, forked: bool = False) -> None:
+        """Work in `directory`; with `forked`, what the nursery has loaded is not loaded again for each."""
         self.directory = directory
-        self._running: dict[str, asyncio.subprocess.Process] = {}
+        self.forked = forked
+        self._running: dict[str, asyncio.subprocess.Process | Child] = {}
         self._copying: list[asyncio.Task[None]] = []
+        self._forks: list[Child] = []
 
-    async def spawn(self, name: str, *arguments: str, prefix: Sequence[str] = ()) -> None:
-        """Start a process of ours under a name; what it says is appended to `<name>.log`."""
-        process = await asyncio.create_subprocess_exec(
+    async def spawn(
+        self,
+        name: str,
+        *arguments: str,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a process of ours under a name; what it says is appended to `<name>.log`.
+
+        Args:
+            prefix: a command that starts it.
+            environment: what it has besides ours.
+        """
+        process: asyncio.subprocess.Process | Child
+        whole = os.environ | (environment or {})
+        if self.forked and not prefix and arguments[0] in KINDS:
+            process = await fork(arguments, self.directory, whole)
+            self._forks.append(process)
+        else:
+            process = await self._exec(prefix, arguments, whole)
+        self._running[name] = process
+        copying = asyncio.create_task(self._copy_log(name, process), name=name)
+        self._copying.append(copying)
+
+    async def _exec(
+        self, prefix: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str]
+    ) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
             *prefix,
             sys.executable,
             "-m",
             "autoscaler",
             *arguments,
             cwd=self.directory,
+            env=environment,
             # through a pipe, as under systemd: a full disk does not stop its log
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
-        self._running[name] = process
-        self._copying.append(asyncio.create_task(self._copy_log(name, process)))
 
-    async def _copy_log(self, name: str, process: asyncio.subprocess.Process) -> None:
+    async def _copy_log(self, name: str, process: asyncio.subprocess.Process | Child) -> None:
         assert process.stdout is not None
         with (self.directory / f"{name}.log").open("ab", buffering=0) as log:
             while piece := await process.stdout.read(65536):
@@ -104,6 +133,13 @@ class Processes:
         for task in self._copying:
             task.cancel()
         await asyncio.gather(*self._copying, return_exceptions=True)
+        for child in self._forks:
+            child.close()
+
+    async def copied(self, name: str) -> None:
+        """Wait until all that the ended ones of a name said is in its log."""
+        async with asyncio.timeout(_STOP_S):
+            await asyncio.gather(*(task for task in self._copying if task.get_name() == name))
 
     def has_ended(self, name: str) -> int | None:
         """Its exit status, None while it runs."""
