@@ -9,7 +9,6 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import structlog
@@ -25,15 +24,11 @@ from autoscaler.config import Config
 from autoscaler.domain.ids import ModelName
 from autoscaler.domain.node import Node
 from autoscaler.domain.offer import Market, Offer
-from autoscaler.errors import (
-    ConfigError,
-    PaymentRequired,
-    StoreUnavailable,
-)
+from autoscaler.errors import PaymentRequired
 from autoscaler.growth import GrowthGuard, dearest_of
 from autoscaler.health import Health
 from autoscaler.lag import LoopLag
-from autoscaler.lease_keeping import keep
+from autoscaler.lease_keeping import keep, take
 from autoscaler.market import MarketFeed
 from autoscaler.nodes.firewall import FirewallGate
 from autoscaler.nodes.inventory import Owner
@@ -53,15 +48,15 @@ from autoscaler.policy import Policy
 from autoscaler.reconcile import Feed, Reconciler
 from autoscaler.serve.metrics import Metrics
 from autoscaler.serve.views import Views
+from autoscaler.supervising import supervised
 from autoscaler.sweeping import SweepRounds
 from autoscaler.uptake import PolicyUptake
 from autoscaler.usage_check import UsageCheck
 from autoscaler.wakes import Wakes
 from autoscaler.ways import tend
+from autoscaler.welcoming import welcome
 
 log = structlog.get_logger(__name__)
-
-_PAUSE_S = 5.0  # before a broken part begins anew
 
 
 class Daemon:
@@ -305,7 +300,7 @@ class Daemon:
                     ("backups", self._back_up),
                     ("usage", self.usage.run),
                 ):
-                    tasks.create_task(self._supervised(name, part), name=name)
+                    tasks.create_task(supervised(name, part, self.clock), name=name)
                 for model in self.book.policies:
                     self._start_model(model)
                 await face.listening.wait()
@@ -320,26 +315,12 @@ class Daemon:
         finally:
             self.wakes.stop()
 
-    async def _supervised(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
-        """Run a part for ever. One that breaks is logged and begins anew; only a wrong config ends the daemon."""
-        while True:
-            try:
-                await part()
-                return
-            except ConfigError:
-                raise
-            except Exception:
-                log.exception("part_broken", part=name)
-                await self.clock.sleep(_PAUSE_S)
-
     # start
 
     async def _take_leases(self) -> None:
         models = {*self.book.policies, ORPHANS_MODEL}
         models |= {node.model for node in await self.store.nodes()}
-        for model in sorted(models):
-            if not await self.leases.acquire(model):
-                log.error("lease_held_elsewhere", model=model)
+        await take(self.leases, models)
 
     def _start_model(self, model: ModelName) -> None:
         self.wakes.every(f"model {model}", self.config.timings.reconcile)
@@ -382,14 +363,8 @@ class Daemon:
                     self.wakes.now(f"model {model}")
 
     async def _watch_balancers(self) -> None:
-        """Tell a balancer that comes back, and at the start each of them, how things stand: until then none counts."""
-        while True:
-            try:
-                models = {node.model for node in await self.store.nodes()} - {ORPHANS_MODEL}
-                await self.balancers.welcome(sorted(models | set(self.book.policies)), self.store)
-            except StoreUnavailable as exc:
-                log.warning("balancers_not_told", why=str(exc))
-            await self.clock.sleep(self.config.timings.step.total_seconds())
+        step = self.config.timings.step
+        await welcome(self.balancers, self.store, lambda: self.book.policies, self.clock, step)
 
     async def _back_up(self) -> None:
         folder, backup = self.config.state_dir / "backups", self.config.backup
