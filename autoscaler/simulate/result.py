@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,49 +12,12 @@ from autoscaler.domain.ids import NodeName
 from autoscaler.domain.money import Money, total
 from autoscaler.simulate.fleet import Rental
 from autoscaler.simulate.job import Aim
+from autoscaler.simulate.requests import Requests
 
 REVERSAL_S = 600.0  # a launch so soon after a release was in vain
 _HOUR_S = 3600.0
 _HOUR_COUNTS = 100  # requests that an hour must have to be the worst
 _QUANTILES = (0.5, 0.9, 0.95, 0.99)
-
-
-class Requests:
-    """All requests of a run, one place each in every array.
-
-    Attributes:
-        ttft_s: seconds to the first token; NaN when none came.
-        ended_s: second of the trace at which the last token came; NaN when it never did.
-        lost: 1 where a request was refused, given up or cut.
-    """
-
-    def __init__(self) -> None:
-        self.arrival_s = array("d")
-        self.prompt_tokens = array("q")
-        self.output_tokens = array("q")
-        self.ttft_s = array("d")
-        self.ended_s = array("d")
-        self.lost = bytearray()
-
-    def __len__(self) -> int:
-        return len(self.arrival_s)
-
-    def add(self, arrival_s: float, prompt_tokens: int, output_tokens: int) -> None:
-        """Take one in whose fate is not known yet."""
-        self.arrival_s.append(arrival_s)
-        self.prompt_tokens.append(prompt_tokens)
-        self.output_tokens.append(output_tokens)
-        self.ttft_s.append(math.nan)
-        self.ended_s.append(math.nan)
-        self.lost.append(0)
-
-    def itl_s(self, index: int) -> float | None:
-        """Mean seconds between a request's tokens; None when it had fewer than two, or was lost."""
-        tokens = self.output_tokens[index]
-        if tokens < 2 or self.lost[index]:
-            return None
-        first_s = self.arrival_s[index] + self.ttft_s[index]
-        return (self.ended_s[index] - first_s) / (tokens - 1)
 
 
 @dataclass(frozen=True, slots=True)
