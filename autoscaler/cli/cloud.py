@@ -33,8 +33,9 @@ from autoscaler.cli.cloud_tables import (
 )
 from autoscaler.cli.connection import JsonOption, Table, cloud_command, confirmed, show
 from autoscaler.cloud.mkinf import endpoints
-from autoscaler.cloud.mkinf.client import Action, OperationFamily
+from autoscaler.cloud.mkinf.client import Action
 from autoscaler.cloud.mkinf.cloud import MkinfCloud
+from autoscaler.cloud.mkinf.endpoints import OperationFamily
 from autoscaler.cloud.mkinf.values import (
     Operation,
     Vm,

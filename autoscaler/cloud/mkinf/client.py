@@ -50,30 +50,15 @@ from autoscaler.cloud.mkinf.values import (
     Vm,
     VmRequest,
 )
+from autoscaler.cloud.mkinf.whose import only_organization, only_project, project_named
 from autoscaler.cloud.secret import Secret
-from autoscaler.errors import (
-    AuthFailed,
-    ConfigError,
-    EndpointMissing,
-    NotFound,
-)
+from autoscaler.errors import AuthFailed, EndpointMissing, NotFound
 
 log = structlog.get_logger(__name__)
 
 Action = Literal["START", "STOP", "RESET"]
-OperationFamily = Literal["vms", "disks", "firewall-rules"]
 
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_OPERATION: Final = {
-    "vms": endpoints.VM_OPERATION,
-    "disks": endpoints.DISK_OPERATION,
-    "firewall-rules": endpoints.FIREWALL_OPERATION,
-}
-_OPERATIONS: Final = {
-    "vms": endpoints.VM_OPERATIONS,
-    "disks": endpoints.DISK_OPERATIONS,
-    "firewall-rules": endpoints.FIREWALL_OPERATIONS,
-}
 
 
 class MkinfClient:
@@ -140,13 +125,7 @@ class MkinfClient:
         if self._only_project_id is None and configured:
             self._only_project_id = await self._id_of(configured)
         if self._only_project_id is None:
-            projects = await self.projects()
-            if len(projects) != 1 or not projects.complete:
-                raise ConfigError(
-                    f"{len(projects)} mkinf projects are yours: put the id of one into the config"
-                    " as cloud.project (`autoscaler cloud projects` lists them)"
-                )
-            self._only_project_id = projects.items[0].id
+            self._only_project_id = only_project(await self.projects())
         return self._only_project_id
 
     async def _id_of(self, name: str) -> str:
@@ -155,14 +134,7 @@ class MkinfClient:
             projects = await self.projects()
         except (AuthFailed, EndpointMissing, NotFound):
             return name  # a project's own key may not list them: taken for an id
-        found = {project.id for project in projects if name in (project.id, project.name)}
-        if len(found) > 1 or (not found and len(projects)):
-            known = ", ".join(f"{project.name} ({project.id})" for project in projects)
-            many = "several projects are" if found else "no project that the key reaches is"
-            raise ConfigError(
-                f"cloud.project: {many} called {name!r}: put an id; there are {known}"
-            )
-        return next(iter(found), name)
+        return project_named(name, projects)
 
     async def organizations(self) -> Listing[Organization]:
         return await self._calls.read_list(endpoints.ORGANIZATIONS, Organization)
@@ -297,17 +269,21 @@ class MkinfClient:
 
     # operations
 
-    async def operation(self, operation_id: str, of: OperationFamily = "vms") -> Operation:
+    async def operation(
+        self, operation_id: str, of: endpoints.OperationFamily = "vms"
+    ) -> Operation:
         """Get one operation. A finished one may be told once only: keep what it says.
 
         Raises:
             NotFound: it was told before, or never was: judge by the VM.
         """
-        return await self._calls.get(_OPERATION[of], Operation, {"operation_id": operation_id})
+        return await self._calls.get(
+            endpoints.OPERATION_OF[of], Operation, {"operation_id": operation_id}
+        )
 
     async def operations(
         self,
-        of: OperationFamily = "vms",
+        of: endpoints.OperationFamily = "vms",
         *,
         since: datetime | None = None,
         resource_id: str | None = None,
@@ -320,7 +296,7 @@ class MkinfClient:
             lower_time_bound=since.isoformat().replace("+00:00", "Z") if since else None,
         )
         return await self._calls.read_list(
-            _OPERATIONS[of], Operation, query, key=attrgetter("operation_id")
+            endpoints.OPERATIONS_OF[of], Operation, query, key=attrgetter("operation_id")
         )
 
     # disks
@@ -416,10 +392,4 @@ class MkinfClient:
         for project in await self.projects():
             if self._settings.project_id in (project.id, project.name) and project.organization_id:
                 return project.organization_id
-        organizations = await self.organizations()
-        if len(organizations) == 1:
-            return organizations.items[0].id
-        raise ConfigError(
-            f"{len(organizations)} organizations are yours: say which"
-            " (`autoscaler cloud organizations` lists them)"
-        )
+        return only_organization(await self.organizations())

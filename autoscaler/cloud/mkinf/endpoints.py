@@ -9,9 +9,10 @@ client then raises `EndpointMissing` with the name, the mark and the fallback fr
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote
 
 from autoscaler.errors import Rejected
@@ -168,3 +169,15 @@ ORGANIZATION_USAGE = _endpoint(
 ENDPOINTS: Final[tuple[Endpoint, ...]] = tuple(
     value for value in dict(globals()).values() if isinstance(value, Endpoint)
 )
+
+OperationFamily = Literal["vms", "disks", "firewall-rules"]
+OPERATION_OF: Final[Mapping[OperationFamily, Endpoint]] = {
+    "vms": VM_OPERATION,
+    "disks": DISK_OPERATION,
+    "firewall-rules": FIREWALL_OPERATION,
+}
+OPERATIONS_OF: Final[Mapping[OperationFamily, Endpoint]] = {
+    "vms": VM_OPERATIONS,
+    "disks": DISK_OPERATIONS,
+    "firewall-rules": FIREWALL_OPERATIONS,
+}

@@ -6,7 +6,6 @@ without a default are those an answer is useless without. `schema.py` reads JSON
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -15,6 +14,7 @@ from typing import Annotated, Generic, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
+from autoscaler.cloud.mkinf.sizes import size_gib
 from autoscaler.cloud.secret import Secret
 
 
@@ -384,23 +384,3 @@ class Usage:
     billable_metric: Text = None
     project_id: Text = None
     region: Text = None
-
-
-_GIB_PER_UNIT = {
-    "": 1.0,
-    "GIB": 1.0,
-    "TIB": 1024.0,
-    "MIB": 1 / 1024,
-    "G": 1.0,
-    "T": 1024.0,
-    "GB": 1e9 / 2**30,
-    "TB": 1e12 / 2**30,
-}
-
-
-def size_gib(text: str | None) -> float | None:
-    """Read a size such as `128GiB` or `1TiB`; None when it is none."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text or "")
-    if match is None or match[2].upper() not in _GIB_PER_UNIT:
-        return None
-    return float(match[1]) * _GIB_PER_UNIT[match[2].upper()]
