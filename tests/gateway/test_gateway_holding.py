@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from aiohttp import web
+from yarl import URL
 
 MODEL = "org/chat-8b"
 
@@ -109,6 +110,24 @@ async def test_a_held_client_that_goes_leaves_the_line(gateway: Any, engine: Any
 
     assert [answer[0] for answer in await asyncio.gather(*held[1:])] == [200, 200]
     assert len(engine.bodies) == 2
+
+
+async def test_a_client_that_ends_its_side_has_gone_since_one_that_closed_looks_no_other(
+    gateway: Any,
+) -> None:
+    body = json.dumps({"model": MODEL, "messages": []}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", URL(gateway.url).port)
+    writer.write(head % len(body) + body)
+    await gateway.until(lambda pool: pool["waiting"] == 1)
+
+    writer.write_eof()
+
+    await gateway.until(lambda pool: pool["waiting"] == 0)
+    async with asyncio.timeout(20):
+        assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_draining_the_last_endpoint_with_fifty_queued_fails_none(
