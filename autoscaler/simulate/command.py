@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +16,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from autoscaler.cli.connection import Table, said_errors, show
 from autoscaler.cli.screen import Painted, say
 from autoscaler.cli.words import counted, money, span
-from autoscaler.cloud.mkinf.listed import listed_offers
+from autoscaler.cloud.mkinf.listed import ANYWHERE, listed_offers
 from autoscaler.cloud.mkinf.prices import load_prices
 from autoscaler.config import Config
 from autoscaler.config_file import read_config, read_policy
+from autoscaler.domain.offer import OfferKey
 from autoscaler.errors import ConfigError
 from autoscaler.policy import Policy
 from autoscaler.quantity import parse_duration, show_duration
@@ -35,6 +36,7 @@ from autoscaler.traces.sniff import OURS, sniff
 _HOUR_S = 3600.0
 _STOPPED = 130  # as a shell says of Ctrl-C
 _NAMED = 5  # models of a trace that an error names
+_APART = ("place 1", "place 2", "place 3")  # for a policy that is to survive the loss of one
 
 
 def simulate(
@@ -73,11 +75,12 @@ def simulate(
     prices from the price list, and boots drawn from a distribution. What it does not know stands in
     docs/simulate.md.
     """
-    with said_errors():
+    with said_errors(), _stoppable():
         asked = _Asked(policy, trace, since, until, scale, seed)
         settings = None if config is None else read_config(config)
-        market = _market(settings, boot, boot_sigma, stock_out, seed)
-        job = _job(asked, settings, market)
+        rented = read_policy(policy)
+        market = _market(rented, settings, Boots(_median_s(boot), boot_sigma, seed), stock_out)
+        job = _job(asked, rented, settings, market)
         with _progress(job, shown=not json) as progress:
             result = run(job, progress)
         show(_screen(result, asked, job), as_json=json)
@@ -95,28 +98,32 @@ class _Asked:
     seed: int
 
 
-def _market(
-    settings: Config | None, boot: str, sigma: float, stock_out: float, seed: int
-) -> Market:
+def _median_s(boot: str) -> float:
     try:
         median_s = parse_duration(boot).total_seconds()
     except ValueError as exc:
         raise ConfigError(f"--boot: found {boot!r}: {exc}") from None
     if not 1 <= median_s <= 86_400:
         raise ConfigError(f"--boot: found {boot!r}, allowed: 1s to 1d")
+    return median_s
+
+
+def _market(policy: Policy, settings: Config | None, boots: Boots, stock_out: float) -> Market:
+    """The price list, where the policy may rent: no list says what there is in which location."""
     prices = load_prices(None if settings is None else settings.cloud.prices_file)
     read_s = 60.0 if settings is None else settings.timings.market.total_seconds()
-    return Market(
-        listed_offers(prices),
-        Boots(median_s, sigma, seed),
-        out_share=stock_out,
-        seed=seed,
-        read_s=read_s,
+    places = policy.hardware.locations
+    if not places:
+        places = _APART if policy.spread.survive_location else (ANYWHERE,)
+    offers = tuple(
+        replace(offer, key=OfferKey(offer.key.type, place))
+        for place in places
+        for offer in listed_offers(prices)
     )
+    return Market(offers, boots, out_share=stock_out, seed=boots.seed, read_s=read_s)
 
 
-def _job(asked: _Asked, settings: Config | None, market: Market) -> Job:
-    policy = read_policy(asked.policy)
+def _job(asked: _Asked, policy: Policy, settings: Config | None, market: Market) -> Job:
     requests = _requests(asked, policy)
     length_s = requests[-1].arrival_s
     if asked.until_h is not None:
@@ -186,8 +193,18 @@ def _of_model(
 
 
 @contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C ends it with a word and no trace."""
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        say(f"stopped{exc}: no result", err=True)
+        raise typer.Exit(_STOPPED) from None
+
+
+@contextmanager
 def _progress(job: Job, shown: bool) -> Iterator[Callable[[float], None]]:
-    """A bar on a terminal; Ctrl-C ends the run with a word."""
+    """A bar on a terminal. Raises `KeyboardInterrupt` with where it stood."""
     console = Console(stderr=True)
     length_s = max(job.length_s, 1.0)
     at_s = 0.0
@@ -198,6 +215,7 @@ def _progress(job: Job, shown: bool) -> Iterator[Callable[[float], None]]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        refresh_per_second=4,
         disable=not (shown and console.is_terminal),
     )
     with bar:
@@ -211,12 +229,8 @@ def _progress(job: Job, shown: bool) -> Iterator[Callable[[float], None]]:
         try:
             yield told
         except KeyboardInterrupt:
-            bar.stop()
-            say(
-                f"stopped at hour {at_s / _HOUR_S:.1f} of {length_s / _HOUR_S:.1f}: no result",
-                err=True,
-            )
-            raise typer.Exit(_STOPPED) from None
+            hours = f" at hour {at_s / _HOUR_S:.1f} of {length_s / _HOUR_S:.1f}"
+            raise KeyboardInterrupt(hours) from None
 
 
 def _screen(result: Result, asked: _Asked, job: Job) -> Table:
@@ -267,9 +281,9 @@ def _rows(result: Result) -> Iterator[tuple[object, object]]:
     types = ", ".join(f"{n} {name}" for name, n in result.types.items())
     yield (
         "actions",
-        f"{counted(result.launches, 'launch').replace('launchs', 'launches')}"
-        f"{f' ({types})' if types else ''} · {result.releases} given back, {result.cancelled} of them before they "
-        f"served · {counted(result.reversals, 'reversal')} · {result.refused} sold out when ordered",
+        f"{result.launches} launched{f' ({types})' if types else ''} · {result.releases} given back, "
+        f"{result.cancelled} of them before they served · {counted(result.reversals, 'reversal')} · "
+        f"{result.refused} sold out when ordered",
     )
 
 

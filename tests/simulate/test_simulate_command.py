@@ -46,7 +46,7 @@ def test_it_says_what_a_trace_would_have_cost_and_how_many_were_in_time(files: P
     assert "per 1,000 requests" in lines["money"]
     assert "of first tokens within 2 s (goal 95%)" in told.stdout
     assert "360 answered · 12 held without a node · 0 queued · 0 lost" in lines["requests"]
-    assert "1 launch (1 " in lines["actions"]
+    assert "1 launched (1 " in lines["actions"]
 
 
 def test_json_has_every_figure_and_the_story_by_the_minute(files: Path) -> None:
@@ -141,15 +141,38 @@ def test_a_trace_of_several_models_gives_this_one_its_own_requests(files: Path) 
     assert orjson.loads(told.stdout)["requests"]["came"] == 10
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        'locations = ["us-*", "eu-west1-b"]',
+        "\n[spread]\nsurvive_location = 0.5",
+    ],
+)
+def test_a_policy_that_names_places_is_simulated_as_if_each_had_every_type(
+    files: Path, more: str
+) -> None:
+    (files / "there.toml").write_text(
+        POLICY.replace('types = ["*.1x"] }', f'types = ["*.1x"], {more} }}')
+        if more.startswith("loc")
+        else POLICY + more
+    )
+
+    told = ask(files, "--json", policy="there.toml")
+
+    assert orjson.loads(told.stdout)["actions"]["launches"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("during", "said"),
+    [("run", "stopped at hour 0.0 of 0.5: no result\n"), ("sniff", "stopped: no result\n")],
+)
 def test_ctrl_c_ends_it_with_a_word_and_no_result(
-    files: Path, monkeypatch: pytest.MonkeyPatch
+    files: Path, monkeypatch: pytest.MonkeyPatch, during: str, said: str
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "run", interrupted)
+    monkeypatch.setattr(command, during, interrupted)
     told = ask(files)
 
-    assert told.exit_code == 130
-    assert told.stdout == ""
-    assert "stopped at hour 0.0 of 0.5: no result" in told.stderr
+    assert (told.exit_code, told.stdout, told.stderr) == (130, "", said)
