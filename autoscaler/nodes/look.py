@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from autoscaler.balance.group import BalancerGroup, Heard
@@ -28,6 +28,7 @@ from autoscaler.nodes.inventory import implausible
 from autoscaler.nodes.lifecycle import Sighting
 from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.liveness import Suspicion, Witnesses
+from autoscaler.nodes.node_memory import NodeMemory
 from autoscaler.nodes.operations import OperationsFeed, poll_pause
 from autoscaler.nodes.protocol import Coming, Prober, Proven
 from autoscaler.nodes.reach import Reach
@@ -37,29 +38,6 @@ from autoscaler.timings import Timings
 # a state that mkinf adds some day says nothing
 _NO_TESTIMONY = (PowerState.RUNNING, PowerState.UNKNOWN)
 _SILENT_ENGINES = (Engine.EMBEDDING, Engine.CUSTOM)  # they export no count of requests in flight
-
-
-@dataclass(slots=True)
-class NodeMemory:
-    """What is remembered of one node between two looks, and may be lost at any time."""
-
-    absence: AbsenceProof
-    drain: DrainEvidence
-    suspicion: Suspicion | None = None
-    condemned: str | None = None
-    judged_in: State | None = None
-    sick: str | None = None
-    diagnosed: bool = False
-    next_probe_s: float = 0.0
-    stage: str | None = None
-    proven: Proven | None = None
-    serving: bool = False
-    disagrees: bool = False  # a balancer lists it otherwise than recorded, as last seen
-    unlisted_since_s: float | None = None
-    drain_overdue: bool = False
-    cut_told: bool = False  # a balancer that is away then is told again and again, people once
-    next_alarm_s: float = 0.0
-    delete_forbidden: bool = False  # our credential may not, as last answered
 
 
 class Looker:

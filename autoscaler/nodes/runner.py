@@ -33,7 +33,8 @@ from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.lifecycle import Effect, Rules, Sighting, Step, next_step
 from autoscaler.nodes.listing import InventoryFeed
 from autoscaler.nodes.liveness import judge
-from autoscaler.nodes.look import Looker, NodeMemory
+from autoscaler.nodes.look import Looker
+from autoscaler.nodes.node_memory import NodeMemory
 from autoscaler.nodes.protocol import Prober
 from autoscaler.nodes.reach import Reach
 from autoscaler.nodes.recorder import Recorder
@@ -47,7 +48,6 @@ from autoscaler.timings import Timings
 log = structlog.get_logger(__name__)
 
 _UNREACHED = ("server: ", "warm-up: ")  # stages of verification once the script has finished
-
 _TOLD_BY = timedelta(seconds=30)  # by then balancers that answer have what was just recorded
 
 
