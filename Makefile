@@ -11,6 +11,9 @@ HOURS ?= 1
 KILLS ?= 200
 DEMO_ARGS ?=
 
+# Without it, each of the hundreds of processes that the tests start would compile anew what it loads.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup setup-demo fmt lint types imports unit e2e test test-live demo bench lost-requests schema server-model lock audit sbom release check faults faults-planted soak soak-real crash crash-random
 
 help:  ## list the targets
