@@ -242,6 +242,18 @@ class Result:
     def usd_per_million_tokens(self) -> float | None:
         return _ratio(float(self.cost.usd) * 1e6, self.tokens)
 
+    @property
+    def usd_per_1000_attained(self) -> float | None:
+        """Per thousand requests that were in time."""
+        in_time = round(self.attained.both * len(self.requests))
+        return _ratio(float(self.cost.usd) * 1e3, in_time)
+
+    @property
+    def usd_per_million_output_tokens(self) -> float | None:
+        requests = self.requests
+        pairs = zip(requests.output_tokens, requests.lost, strict=True)
+        return _ratio(float(self.cost.usd) * 1e6, sum(output for output, lost in pairs if not lost))
+
     @cached_property
     def latencies(self) -> tuple[MinuteLatency, ...]:
         """First tokens by the minute of arrival; minutes without arrivals are left out."""
@@ -286,7 +298,9 @@ class Result:
             "usd": {
                 "total": str(self.cost.usd),
                 "per_1000_requests": self.usd_per_1000_requests,
+                "per_1000_attained": self.usd_per_1000_attained,
                 "per_million_tokens": self.usd_per_million_tokens,
+                "per_million_output_tokens": self.usd_per_million_output_tokens,
             },
             "attained": asdict(self.attained),
             "ttft_s": self.ttft_quantiles,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 
-from autoscaler.policy import Policy
+from autoscaler.policy import Engine, Policy
 from autoscaler.simulate.agenda import Agenda
 from autoscaler.simulate.balancer import Balancer, Server
 from autoscaler.simulate.requests import Requests
@@ -50,13 +50,15 @@ class Traffic:
         self._agenda = agenda
         self._wake = wake
         self._drained = drained
+        self._only_reads = policy.engine is Engine.EMBEDDING
         self._hold_s = policy.hold.time / timedelta(seconds=1)
 
     def arrivals(self, traced: Iterable[TracedRequest]) -> Iterator[float]:
         """When each request comes, noted as it does."""
-        requests = self.requests
+        requests, only_reads = self.requests, self._only_reads
         for request in traced:
-            requests.add(request.arrival_s, request.prompt_tokens, request.output_tokens)
+            output_tokens = 0 if only_reads else request.output_tokens
+            requests.add(request.arrival_s, request.prompt_tokens, output_tokens)
             yield request.arrival_s
 
     def oldest_wait_s(self, now_s: float) -> float:

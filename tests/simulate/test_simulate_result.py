@@ -63,6 +63,11 @@ def test_a_lost_request_was_in_time_for_nothing() -> None:
     found = result(requests, aim=Aim(ttft_s=2.0, itl_s=0.05)).attained
 
     assert (found.ttft, found.itl, found.both) == (3 / 5, 3 / 5, 2 / 5)
+    paid = result(requests, (rental("a", 0.0, 1.0, None, 2.0),), Aim(ttft_s=2.0, itl_s=0.05))
+    assert paid.usd_per_1000_requests == 1e3 / 5
+    assert paid.usd_per_1000_attained == 1e3 / 2
+    assert paid.usd_per_million_output_tokens == pytest.approx(1e6 / 301)
+    assert paid.usd_per_million_tokens == pytest.approx(1e6 / 4301)
     assert found.worst_hour is None
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from autoscaler.decide.placement import place
 from autoscaler.domain.money import Money, total
+from autoscaler.domain.plan import Plan, Release
+from autoscaler.simulate.fleet import second
 from autoscaler.simulate.market import Boots, Stock
 from autoscaler.simulate.result import Result
 from autoscaler.simulate.world import DELETE_S, simulate
+from autoscaler.think import Rules
 from autoscaler.traces.reader import stream_trace
 from autoscaler.traces.request import TracedRequest
 from tests.simulate.world_parts import A40, BOOT_S, L40S, job, market, policy, steady
@@ -150,6 +156,44 @@ def test_boots_are_the_same_for_every_law_and_a_cancelled_one_bills_until_it_is_
         boot_s = next(drawn)
         if one.ready_s is not None:
             assert one.ready_s - one.ordered_s == pytest.approx(boot_s, abs=1e-5)
+    accounted(result)
+
+
+def test_a_drain_that_is_taken_back_serves_again_and_another_law_may_stand_in() -> None:
+    def placed(*seen: Any) -> Plan:
+        _, decision, fleet, *_, now, _, _ = seen
+        at_s = second(now)
+        if at_s < 15:
+            return place(*seen)
+        plan = Plan(decision.model, decision.id, now)
+        names = tuple(node.name for node in fleet.nodes)
+        if at_s == 600:
+            return replace(plan, releases=tuple(Release(n, "scale-in: a test") for n in names))
+        return replace(plan, undrain=names) if at_s == 615 else plan
+
+    load = [
+        TracedRequest(590.0, 100, 4000),
+        TracedRequest(603.0, 100, 2),
+        TracedRequest(640.0, 100, 2),
+    ]
+    asked = job(load, nodes={"min": 1, "max": 1}, length_s=700.0)
+    result = simulate(replace(asked, rules=Rules(place=placed)))
+
+    long, held, later = result.requests.ttft_s
+    assert max(long, later) < 0.5
+    assert 14.0 < held < 15.0, "until balancers have it again, 2 s after 615"
+    assert (result.held, result.launches, result.releases) == (1, 1, 0)
+    accounted(result)
+
+
+def test_an_embedding_ends_with_its_prompt_whatever_the_trace_says_of_an_answer() -> None:
+    texts = [TracedRequest(float(i), 300, 5000) for i in range(60)]
+    asked = job(texts, model="Qwen/Qwen3-Embedding-0.6B", engine="embedding", hardware={})
+    result = simulate(asked)
+
+    assert set(result.requests.output_tokens) == {0}
+    assert result.itl_quantiles == {}
+    assert result.tokens == 60 * 300
     accounted(result)
 
 
