@@ -10,14 +10,16 @@ much of the time since the last look it could: deadlines count only that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum
 
-from autoscaler.domain.ids import IntentId, ModelName, NodeName, parse_name
-from autoscaler.domain.node import CLOSED, MAY_BILL, Node, State
+from autoscaler.domain.ids import IntentId, ModelName, NodeName
+from autoscaler.domain.node import CLOSED, Node, State
+from tests.faults.bounds import Bounds, passed
 
 
 class Invariant(IntEnum):
@@ -124,10 +126,11 @@ class Inspector:
     violations: list[Violation] = field(default_factory=list)
     _told: set[tuple[int, str]] = field(default_factory=set)
     _created: dict[str, datetime] = field(default_factory=dict)
-    _deleted: set[str] = field(default_factory=set)
+    _asked: Counter[str] = field(default_factory=Counter)
     _unknown_for: dict[str, timedelta] = field(default_factory=dict)
     _untried: dict[NodeName, tuple[int, timedelta]] = field(default_factory=dict)
     _before: dict[NodeName, tuple[State, datetime]] = field(default_factory=dict)
+    _drains: dict[NodeName, datetime] = field(default_factory=dict)
     _gone: set[NodeName] = field(default_factory=set)
     _epochs: dict[ModelName, int] = field(default_factory=dict)
 
@@ -163,7 +166,7 @@ class Inspector:
         """5 and 6: what is deleted or stopped carries our mark, and a row says that it is to go."""
         if machine is None:
             return
-        self._deleted.add(machine.id)
+        self._asked[machine.id] += 1
         if not machine.name.startswith(self.rules.mark):
             self.violated(Invariant.ONLY_OURS, at, machine.id, f"{what} of {machine.name}")
             return
@@ -176,12 +179,20 @@ class Inspector:
 
     def row_changed(self, before: Node, after: Node, at: datetime) -> None:
         """Hear of a row's new state: an effect of the one before may land a moment later."""
-        if after.state is not before.state:
-            self._before[after.name] = (before.state, at)
+        if after.state is before.state:
+            return
+        self._before[after.name] = (before.state, at)
+        if after.state is State.DRAINING:
+            self._drains[after.name] = at
+        self.explained(at, after.name, f"is {after.state} for no reason", after.reason)
 
     def since(self, row: Node) -> datetime:
         """When its state was entered, by the true time: a row has it by its host's clock."""
         return self._before.get(row.name, (row.state, row.since))[1]
+
+    def drained_for(self, name: NodeName, at: datetime) -> timedelta:
+        """How long ago its last drain began, by the true time; nothing where none did."""
+        return at - self._drains.get(name, at)
 
     def balancer_told(
         self, kind: str, endpoint: str, at: datetime, rows: Mapping[NodeName, Node]
@@ -209,31 +220,23 @@ class Inspector:
         admitted: Sequence[Node],
         at: datetime,
         rows: Mapping[NodeName, Node],
-        most: Mapping[ModelName, int],
-        most_in_all: int,
-        usd_per_hour: Decimal,
+        bounds: Bounds,
+        decided_at: datetime,
     ) -> None:
-        """3, 4 and 19: what was just admitted is within the limits, counting all that may bill, and has its reason."""
-        billing = [row for row in rows.values() if row.state in MAY_BILL]
-        wanted = [row for row in billing if not (row.failure or "").startswith("sweep")]
-        for node in admitted:
-            if not node.reason or not node.decision:
-                self.violated(Invariant.EXPLAINED, at, node.name, f"{node.name} has no reason")
-            count = sum(1 for row in wanted if row.model == node.model)
-            if count > most.get(node.model, 0):
-                self.violated(
-                    Invariant.CAP,
-                    at,
-                    node.name,
-                    f"{node.model}: {count} may bill, at most {most.get(node.model, 0)} may",
-                )
-        if admitted and len(billing) > most_in_all:
+        """3 and 4: what was just admitted is within every limit, counting all that may bill.
+
+        Args:
+            decided_at: by the clock of the daemon's host, by which it dates rows.
+        """
+        for one in passed(bounds, admitted, rows, decided_at):
             self.violated(
-                Invariant.CAP, at, "all", f"{len(billing)} may bill in all, at most {most_in_all}"
+                Invariant.MONEY if one.is_money else Invariant.CAP, at, one.subject, one.what
             )
-        hourly = sum((row.price_per_hour.usd for row in billing), Decimal(0))
-        if admitted and hourly > usd_per_hour:
-            self.violated(Invariant.MONEY, at, "$/h", f"{hourly} $/h, at most {usd_per_hour}")
+
+    def explained(self, at: datetime, subject: str, what: str, *words: str) -> None:
+        """19: whatever is done, decided or refused has its words."""
+        if not all(word.strip() for word in words):
+            self.violated(Invariant.EXPLAINED, at, f"{subject} {what}", f"{subject}: {what}")
 
     def epoch_used(self, model: ModelName, epoch: int, at: datetime) -> None:
         """14: the epochs under which a model's rows are written never fall."""
@@ -317,13 +320,18 @@ class Inspector:
                 )
 
     def _never_gives_up(self, scene: Scene) -> None:
-        """12: what is to go was asked to within the last five minutes, for ever."""
+        """12: what is to go was asked to within the last five minutes, for ever.
+
+        What exists is asked by calls that reach the cloud; of what does not, the row counts the tries.
+        """
+        there = {m.id for m in scene.booked if m.gone_at is None}
         for row in scene.rows.values():
             if row.state is not State.TERMINATING:
                 continue
-            deletes, age = self._untried.get(row.name, (row.deletes, timedelta(0)))
-            age = age + scene.may_delete if deletes == row.deletes else timedelta(0)
-            self._untried[row.name] = (row.deletes, age)
+            asked = self._asked[row.machine_id] if row.machine_id in there else row.deletes
+            before, age = self._untried.get(row.name, (asked, timedelta(0)))
+            age = age + scene.may_delete if before == asked else timedelta(0)
+            self._untried[row.name] = (asked, age)
             if age > self.rules.retry + self.rules.slack:
                 self.violated(
                     Invariant.DELETE_NEVER_GIVES_UP,
@@ -351,43 +359,3 @@ class Inspector:
                 self.violated(
                     Invariant.GONE_IS_ABSENT, scene.now, row.name, f"{row.name} is gone, and exists"
                 )
-
-    # at the end
-
-    def metered(self, scene: Scene, slack: timedelta, stepped: timedelta) -> None:
-        """20: no closed row cost less than the cloud's meter says, nor much more.
-
-        Args:
-            slack: how long in all nobody could look whether a machine was gone.
-            stepped: by how much in all the wall clock was set, either way: it dates the meter's ends.
-        """
-        bills: dict[str, Booked] = {machine.id: machine for machine in scene.booked}
-        for row in scene.rows.values():
-            bill = bills.get(row.machine_id or "")
-            if row.state is not State.GONE or bill is None or bill.gone_at is None:
-                continue
-            minute = bill.usd_per_hour / 60
-            off = bill.usd_per_hour * Decimal(stepped.total_seconds()) / 3600
-            if row.cost.usd < max(bill.usd - minute - off, Decimal(0)):
-                self.violated(
-                    Invariant.METERED, scene.now, row.name, f"{row.name}: {row.cost} < {bill.usd}"
-                )
-            most = bill.usd + off + bill.usd_per_hour * Decimal(slack.total_seconds()) / 3600
-            if row.booted_at is not None and row.cost.usd > most * Decimal("1.01") + 5 * minute:
-                self.violated(
-                    Invariant.METERED, scene.now, row.name, f"{row.name}: {row.cost} > {bill.usd}"
-                )
-
-    def silent(self, texts: Iterable[str], secrets: Iterable[str], at: datetime) -> None:
-        """16: no secret stands anywhere that somebody reads."""
-        for secret in secrets:
-            for text in texts:
-                if secret in text:
-                    where = text[max(0, text.index(secret) - 60) :][:60]
-                    self.violated(Invariant.SILENT, at, secret[:8], f"a secret stands in {where!r}")
-
-
-def is_ours(name: str, prefix: str, owner: str) -> bool:
-    """Whether a machine's name carries our mark."""
-    parts = parse_name(name)
-    return parts is not None and (parts.prefix, parts.owner) == (prefix, owner)

@@ -16,6 +16,7 @@ from tests.faults.shop import Demand
 PREFIX, OWNER = "as1", "simulate"
 MARK = f"{PREFIX}-{OWNER}-"
 MODELS = ("test/chat", "test/coder")
+CONCURRENCY = 6  # requests that fill a replica
 _SWITCHES = {
     "delete_running": ("ok", "ok", "refused"),
     "duplicate_names": ("refused", "ok"),
@@ -45,6 +46,7 @@ class Options:
         is_fine: whether the daemon steps every few seconds, as by default, and not every twenty.
         proven: whether a delete was proven in this project before.
         strangers: machines of other people in the project.
+        launches: the most of a model within ten minutes; `every_launch`: of all models.
     """
 
     hours: float
@@ -59,6 +61,9 @@ class Options:
     proven: bool
     is_fine: bool
     strangers: int = 2
+    gpus: int | None = None
+    launches: int = 20
+    every_launch: int = 60
     extra: dict[str, str] = field(default_factory=dict)
 
 
@@ -81,6 +86,9 @@ def draw(rng: random.Random, hours: float) -> Options:
             datetime(2026, 6, 10, 11, 0, tzinfo=UTC),
         )
     )
+    # a stream of its own: what is drawn from it shifts no fault
+    tight = random.Random(repr((models, start)))
+    usd_per_day = tight.choice((40, 4)) if all(model.least == 0 for model in models) else 40
     return Options(
         hours=hours,
         start=start,
@@ -92,10 +100,13 @@ def draw(rng: random.Random, hours: float) -> Options:
         ),
         nodes=rng.choice((10, 10, 4)),
         usd_per_hour=rng.choice((30, 30, 6)),
-        usd_per_day=rng.choice((None, None, 40)),
+        usd_per_day=rng.choice((None, None, usd_per_day)),
         on_limit=rng.choice(("hold", "drain-to-min")),
         proven=rng.random() < 0.8,
         is_fine=hours <= 2 and rng.random() < 0.04,
+        gpus=tight.choice((None, None, None, 3)),
+        launches=tight.choice((20, 20, 20, 20, 3)),
+        every_launch=tight.choice((60, 60, 60, 60, 4)),
     )
 
 
@@ -114,6 +125,8 @@ def config_of(options: Options) -> Config:
         "usd_per_hour": options.usd_per_hour,
         "usd_per_month": 20_000,
         "nodes": options.nodes,
+        "gpus": options.gpus,
+        "launches_per_window": options.every_launch,
         "on_limit": options.on_limit,
     }
     if options.usd_per_day is not None:
@@ -140,7 +153,7 @@ def config_of(options: Options) -> Config:
     )
 
 
-def policy_of(model: ModelOptions) -> Policy:
+def policy_of(model: ModelOptions, launches: int = 20) -> Policy:
     """A model's policy. Its figures make a replica small: a handful of requests fill it."""
     return Policy.model_validate(
         {
@@ -152,13 +165,13 @@ def policy_of(model: ModelOptions) -> Policy:
             "facts": {"params_b": 8.03, "layers": 32, "hidden": 4096, "kv_heads": 8, "head_dim": 128},
             "hardware": {
                 "capacity": {
-                    gpu: {"concurrency": 6, "requests_per_s": 0.15}
+                    gpu: {"concurrency": CONCURRENCY, "requests_per_s": 0.15}
                     for gpu in ("l40s", "a100-80gb-pcie")
                 },
             },
             "scaling": {"boot_prior": "200s"},
             "drain": {"deadline": "5m", "on_deadline": model.on_deadline},
-            "retries": {"offer_backoff_max": "10m"},
+            "retries": {"offer_backoff_max": "10m", "launches_per_window": launches},
         }
     )  # fmt: skip
 

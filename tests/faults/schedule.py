@@ -14,15 +14,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 
 from autoscaler.balance.presence import node_of
 from autoscaler.domain.node import CLOSED, State
+from tests.faults.ends import judge_end
 from tests.faults.faults import KINDS, calm
 from tests.faults.invariants import Invariant, Violation
 from tests.faults.kinds import aimed_at
 from tests.faults.options import Options, draw
-from tests.faults.quiet import quiet
+from tests.faults.quiet import Heard, quiet
 from tests.faults.strikes import Strikes
 from tests.faults.table import CELLS
 from tests.faults.virtual import Stuck
@@ -131,13 +131,11 @@ def seeded(seed: int) -> Iterator[None]:
 
 def run(schedule: Schedule, watch: Callable[[World], None] | None = None) -> Result:
     """Run one schedule to its end."""
-    with seeded(schedule.seed), quiet() as broken:
-        return run_virtually(_run(schedule, watch, broken))
+    with seeded(schedule.seed), quiet() as heard:
+        return run_virtually(_run(schedule, watch, heard))
 
 
-async def _run(
-    schedule: Schedule, watch: Callable[[World], None] | None, broken: list[str]
-) -> Result:
+async def _run(schedule: Schedule, watch: Callable[[World], None] | None, heard: Heard) -> Result:
     world = World(schedule.seed, schedule.options)
     result = Result(schedule, world.inspector.violations, 0, 0.0)
     if watch is not None:
@@ -154,9 +152,7 @@ async def _run(
                 break
             act()
         await _heal(world, ticking)
-        _judge_end(world)
-        for what in broken:
-            world.inspector.violated(Invariant.HEALS, world.time.now(), what, what)
+        await judge_end(world, heard)
     except Stuck:
         world.inspector.violated(Invariant.BOUNDED, world.time.now(), "stuck", "nothing moves")
     finally:
@@ -257,25 +253,6 @@ def what_is_left(world: World) -> list[str]:
         if ready > policy.nodes.max and thought.decision.release_allowed:
             left.append(f"{model}: {ready} serve, at most {policy.nodes.max} may")
     return left
-
-
-def _judge_end(world: World) -> None:
-    """What can be judged once all is calm: money, silence, and that nothing has grown."""
-    now = world.time.now()
-    scene = world.scene(timedelta(0), timedelta(0))
-    world.inspector.metered(
-        scene,
-        timedelta(seconds=world.unable_s + world.time.asleep_s),
-        timedelta(seconds=world.stepped_s),
-    )
-    texts = [str(row) for row in world.store.db.execute("SELECT * FROM events")]
-    texts += [doc for (doc,) in world.store.db.execute("SELECT doc FROM nodes")]
-    world.inspector.silent(texts, world.secrets(), now)
-    tasks = len(asyncio.all_tasks())
-    open_rows = sum(1 for row in world.store.rows().values() if row.state not in CLOSED)
-    most = 30 + 4 * open_rows + 4 * len(world.policies)
-    if tasks > most:
-        world.inspector.violated(Invariant.BOUNDED, now, "tasks", f"{tasks} tasks, at most {most}")
 
 
 def shorten(schedule: Schedule, wanted: Invariant, tries: int = 60) -> Schedule:

@@ -24,10 +24,11 @@ from autoscaler.domain.node import CLOSED
 from autoscaler.emulator.meter import Account
 from autoscaler.store import sqlite_nodes
 from tests.faults import schedule as schedules
+from tests.faults.ends import judge_end
 from tests.faults.faults import KINDS, calm
-from tests.faults.invariants import Invariant, Violation
+from tests.faults.invariants import Violation
 from tests.faults.options import MARK
-from tests.faults.quiet import quiet
+from tests.faults.quiet import Heard, quiet
 from tests.faults.schedule import Fault, seeded
 from tests.faults.shop import Ended
 from tests.faults.soak_days import DAY_S, HOUR_S, MOST_DAYS, Soak, soak_of
@@ -157,11 +158,11 @@ Told = Callable[[Outcome], None]
 
 def run(soak: Soak, told: Told = lambda outcome: None) -> Outcome:
     """Run a soak to its end; `told` hears of each day."""
-    with seeded(soak.seed), quiet() as broken:
-        return run_virtually(_run(soak, told, broken))
+    with seeded(soak.seed), quiet() as heard:
+        return run_virtually(_run(soak, told, heard))
 
 
-async def _run(soak: Soak, told: Told, broken: list[str]) -> Outcome:
+async def _run(soak: Soak, told: Told, heard: Heard) -> Outcome:
     world = SoakWorld(soak)
     outcome = Outcome(soak, world.inspector.violations, failed=world.failed)
     for number in range(soak.options.strangers):
@@ -183,9 +184,7 @@ async def _run(soak: Soak, told: Told, broken: list[str]) -> Outcome:
         befalls.cancel()
         outcome.served, outcome.refused = world.shop.served, world.shop.refused
         await schedules._heal(world, ticking)
-        schedules._judge_end(world)
-        for what in broken:
-            world.inspector.violated(Invariant.HEALS, world.time.now(), what, what)
+        await judge_end(world, heard)
     finally:
         for task in (befalls, ticking):
             task.cancel()

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.faults import schedule
 from tests.faults.planted import BUGS, planted
 from tests.faults.schedule import Fault, Schedule, run, schedule_of
 
@@ -17,17 +18,19 @@ SOON = {
     "no reason is kept": 0,
     "a pass rents twice": 0,
     "limits forget what boots": 0,
-    "leases are not renewed": 0,
+    "the key is in a receipt": 0,
+    "the decision to rent is not kept": 0,
 }
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SOON)
-def test_a_planted_bug_is_seen(name: str) -> None:
+def test_a_planted_bug_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "HEAL_S", 300.0)  # what is broken does not heal
     bug = BUGS[name]
 
     with planted(bug):
-        violations = run(schedule_of(SOON[name], hours=1.0)).violations
+        violations = run(schedule_of(SOON[name], hours=0.5)).violations
 
     assert {violation.invariant for violation in violations} & bug.seen_by
 

@@ -72,7 +72,7 @@ class World:
         self.clock = HostClock(self.time, 0.0 if options.is_fine else 5.0)
         self.config = config_of(options)
         self.policies: dict[ModelName, Policy] = {
-            model.name: policy_of(model) for model in options.models
+            model.name: policy_of(model, options.launches) for model in options.models
         }
         self.files: dict[ModelName, Policy] | ConfigError = dict(self.policies)
         self.trace = 0
