@@ -343,8 +343,8 @@ class World:
     def _watch_liars(self) -> None:
         """Two witnesses that lie at once prove anything: what follows from that is no fault of the daemon's."""
         kinds = {fault.kind for fault in self.cloud.emulator.cloud.faults.standing()}
-        listing_lies = kinds & {"list_stale", "list_partial", "list_empty", "list_loops"}
-        others = "flicker" in kinds or self.cut_from_nodes or self.hosts_dark
+        listing_lies = kinds & {"list_stale", "list_partial", "list_empty", "list_loops", "flicker"}
+        others = len(listing_lies) > 1 or self.cut_from_nodes or self.hosts_dark
         if listing_lies and others:
             self.two_lies_until_s = self.time.seconds() + 180.0
 
