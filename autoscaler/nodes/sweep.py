@@ -156,7 +156,7 @@ class Sweeper:
             await self._adopt(by_name[name], machine, now)
         known = {row.machine_id for row in rows if row.state not in CLOSED}
         for machine, why in findings.surplus:
-            if machine.id not in known:
+            if machine.id not in known and not await self._was_taken(machine):
                 await self._doom(machine, why, by_name, models, market, now)
         for machine in findings.expired:
             if self._mark.is_derived:
@@ -165,6 +165,11 @@ class Sweeper:
                 )
                 continue
             await self._doom(machine, "orphan: no row ever named it", by_name, models, market, now)
+
+    async def _was_taken(self, machine: Machine) -> bool:
+        """Whether a node has bound the machine since the rows were read: of twins its step may choose another."""
+        row = await self._store.node(NodeName(machine.name))
+        return row is not None and row.machine_id == machine.id and row.state not in CLOSED
 
     async def _free_name(self, machine: Machine, rows: dict[NodeName, Node]) -> NodeName:
         """A name for the row of a machine whose own name may have one; one may come back more often than once."""
