@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from autoscaler.config import LimitSettings
 from autoscaler.decide.capacity import excluded
+from autoscaler.decide.decision import decide
 from autoscaler.decide.profiles import Profiles
 from autoscaler.domain.offer import Offer
 from autoscaler.errors import ConfigError
@@ -19,6 +21,11 @@ from autoscaler.traces.request import TracedRequest
 
 _MANY = 1_000_000
 UNLIMITED = LimitSettings(nodes=_MANY, launches_per_window=_MANY, same_failure_limit=_MANY)
+
+
+def _ours() -> Rules:
+    """The daemon's own law, which need not say at what demand each of its answers would change."""
+    return Rules(decide=partial(decide, explain=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class Job:
     aim: Aim = field(default_factory=Aim)
     limits: LimitSettings = UNLIMITED
     reconcile_s: float = 15.0
-    rules: Rules = field(default_factory=Rules)
+    rules: Rules = field(default_factory=_ours)
     replica: Callable[[ServerPhysics], Replica] = Replica
 
 

@@ -54,9 +54,18 @@ class Traffic:
         self._hold_s = policy.hold.time / timedelta(seconds=1)
 
     def arrivals(self, traced: Iterable[TracedRequest]) -> Iterator[float]:
-        """When each request comes, noted as it does."""
-        requests, only_reads = self.requests, self._only_reads
+        """When each request comes, noted as it does.
+
+        Raises:
+            ValueError: one comes before its predecessor.
+        """
+        requests, only_reads, before_s = self.requests, self._only_reads, 0.0
         for request in traced:
+            if request.arrival_s < before_s:
+                raise ValueError(
+                    f"a request at {request.arrival_s:g} s comes after one at {before_s:g} s"
+                )
+            before_s = request.arrival_s
             output_tokens = 0 if only_reads else request.output_tokens
             requests.add(request.arrival_s, request.prompt_tokens, output_tokens)
             yield request.arrival_s

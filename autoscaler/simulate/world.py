@@ -67,7 +67,7 @@ class _Clocked:
     def _decide(self, *args: object, **named: object) -> tuple[Decision, LawMemory]:
         began = time.perf_counter()
         try:
-            return self.rules.decide(*args, **named, explain=False)
+            return self.rules.decide(*args, **named)
         finally:
             self.decide_s += time.perf_counter() - began
 

@@ -186,6 +186,11 @@ def test_a_drain_that_is_taken_back_serves_again_and_another_law_may_stand_in() 
     accounted(result)
 
 
+def test_requests_out_of_order_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"at 3 s comes after one at 5 s"):
+        simulate(job([TracedRequest(5.0, 1, 1), TracedRequest(3.0, 1, 1)]))
+
+
 def test_an_embedding_ends_with_its_prompt_whatever_the_trace_says_of_an_answer() -> None:
     texts = [TracedRequest(float(i), 300, 5000) for i in range(60)]
     asked = job(texts, model="Qwen/Qwen3-Embedding-0.6B", engine="embedding", hardware={})
