@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -10,6 +10,7 @@ from autoscaler.balance.group import BalancerGroup, Heard
 from autoscaler.balance.protocol import PoolReport, ServerState
 from autoscaler.clock import Clock
 from autoscaler.cloud.protocol import Cloud
+from autoscaler.domain.ids import MachineId
 from autoscaler.domain.machine import Inventory, Machine, Operation, PowerState
 from autoscaler.domain.node import Node, State
 from autoscaler.domain.offer import Offer
@@ -112,7 +113,7 @@ class Looker:
 
     async def _creating(self, node: Node, memory: NodeMemory, now: datetime) -> Sighting:
         inventory = await self._list()
-        machine = _machine_of(node, inventory)
+        machine = _machine_of(node, inventory, self._taken(node))
         listed = inventory is not None and inventory.complete
         at_s = self._clock.boot_s()
         if at_s < memory.next_probe_s:
@@ -250,9 +251,21 @@ class Looker:
         )
         if len(witnesses.against) < 2:
             memory.suspicion = None
-        else:
-            since_s = memory.suspicion.since_s if memory.suspicion is not None else at_s
-            memory.suspicion = Suspicion(since_s, witnesses)
+            return
+        lasted = memory.suspicion is not None and at_s - memory.suspected_s <= self.believed_for_s
+        since_s = memory.suspicion.since_s if memory.suspicion is not None and lasted else at_s
+        memory.suspicion, memory.suspected_s = Suspicion(since_s, witnesses), at_s
+
+    @property
+    def believed_for_s(self) -> float:
+        """How long a suspicion holds without another look: a daemon that slept begins anew."""
+        timings = self._timings
+        return max(timings.unhealthy_after, 3 * timings.liveness).total_seconds()
+
+    def _taken(self, node: Node) -> frozenset[MachineId]:
+        """The machines of other rows: a twin that the sweep gives back is nobody's."""
+        rows = (row for row in self._known() if row.name != node.name)
+        return frozenset(row.machine_id for row in rows if row.machine_id is not None)
 
     async def _draining(
         self,
@@ -353,14 +366,16 @@ class Looker:
             return None
 
 
-def _machine_of(node: Node, inventory: Inventory | None) -> Machine | None:
+def _machine_of(
+    node: Node, inventory: Inventory | None, taken: Collection[MachineId] = ()
+) -> Machine | None:
     """The node's machine: by its id, else by its name; of twins the running one, else the oldest."""
     if inventory is None:
         return None
     if node.machine_id is not None:
         return inventory.by_id(node.machine_id)
     twins = sorted(
-        inventory.named(node.name),
+        (m for m in inventory.named(node.name) if m.id not in taken),
         key=lambda m: (
             m.power is not PowerState.RUNNING,
             m.created_at.timestamp() if m.created_at else 0.0,

@@ -18,6 +18,7 @@ class NodeMemory:
     absence: AbsenceProof
     drain: DrainEvidence
     suspicion: Suspicion | None = None
+    suspected_s: float = 0.0  # when it was last looked at and found so, since boot
     condemned: str | None = None
     judged_in: State | None = None
     sick: str | None = None

@@ -181,19 +181,16 @@ class NodeRunner:
 
     def judge(self) -> None:
         """Condemn serving nodes on the word of two witnesses, but never most of the fleet at once."""
+        at_s = self._parts.clock.boot_s()
         suspects = {
             name: memory.suspicion
             for name, memory in self._memories.items()
-            if memory.suspicion is not None
+            if memory.suspicion and at_s - memory.suspected_s <= self._looker.believed_for_s
         }
         serving = sum(1 for memory in self._memories.values() if memory.serving)
-        verdict = judge(
-            serving,
-            suspects,
-            self._parts.timings.unhealthy_after,
-            self._parts.clock.boot_s(),
-            is_cloud_away=self._parts.inventory.is_failing,
-        )
+        patience = self._parts.timings.unhealthy_after
+        is_cloud_away = self._parts.inventory.is_failing
+        verdict = judge(serving, suspects, patience, at_s, is_cloud_away=is_cloud_away)
         if verdict.held != self._held:
             log.error("condemnation_held", why=verdict.held)
             self._held = verdict.held

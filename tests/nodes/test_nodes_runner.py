@@ -102,6 +102,23 @@ async def test_two_witnesses_condemn_a_node(alive: Life) -> None:
     )
 
 
+async def test_a_daemon_that_slept_condemns_nobody_on_what_it_saw_before(alive: Life) -> None:
+    row = await ready(alive)
+    alive.prober.ill = "no answer"
+    known = alive.balancer.servers[row.name]
+    alive.balancer.servers[row.name] = replace(known, state=ServerState.DOWN)
+    alive.pause_s = 11
+    await alive.steps(row.name, 2)
+
+    alive.clock.move(300)  # what may have changed since, nobody has looked at
+    await alive.leases.renew_all()
+    alive.runner.judge()
+    await alive.step(row.name)
+    alive.runner.judge()
+
+    assert (await alive.step(row.name)).state is State.READY
+
+
 async def test_what_was_held_against_a_node_before_it_drained_is_forgotten(alive: Life) -> None:
     row = await ready(alive)
     alive.prober.ill = "no answer"

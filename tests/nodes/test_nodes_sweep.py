@@ -256,6 +256,22 @@ async def test_a_twin_made_by_a_proxy_is_deleted_and_the_recorded_one_serves_on(
     assert (await alive.get(row.name)).state is State.READY
 
 
+async def test_of_two_twins_a_node_takes_the_one_that_the_sweep_does_not_give_back(
+    alive: Life, sweeper: Sweeper
+) -> None:
+    alive.cloud.create_raises = [OutcomeUnknown("timeout")]
+    creating = await alive.add(node())
+    await alive.step(creating.name)
+    twins = [alive.cloud.add(creating.name, number) for number in ("a", "b")]
+    await sweeper.sweep(SLUGS, MARKET)
+    doomed = [r for r in await open_rows(alive) if r.name != creating.name]
+
+    served = await alive.until(creating.name, State.READY)
+
+    assert len(doomed) == 1
+    assert {doomed[0].machine_id, served.machine_id} == {twin.id for twin in twins}
+
+
 async def test_a_machine_that_will_not_go_does_not_hold_the_next_sweeps(
     alive: Life, sweeper: Sweeper
 ) -> None:
