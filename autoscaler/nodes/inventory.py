@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from autoscaler.domain.ids import IntentId, MachineId, NodeName, parse_name
 from autoscaler.domain.machine import Inventory, Machine, PowerState
 from autoscaler.domain.node import CLOSED, Node, State
-from autoscaler.store.protocol import Orphan
+from autoscaler.store.protocol import Orphan, Store
 
 _CHOOSE = "was the store lost? `autoscaler adopt` takes them over, `autoscaler sweep --confirm` lets them be deleted"
 _SMALL = 2  # a guard's share never forbids this few
@@ -146,6 +146,12 @@ def _kept_twins(inventory: Inventory, rows: Mapping[NodeName, Node]) -> dict[str
     for machine in sorted(inventory.machines, key=rank):
         kept.setdefault(machine.name, machine.id)
     return kept
+
+
+async def is_anothers(node: Node, store: Store) -> bool:
+    """Whether another open row has this node's machine: of twins the sweep may have chosen it to give back."""
+    rows = await store.nodes()
+    return any(row.machine_id == node.machine_id and row.name != node.name for row in rows)
 
 
 def _known(rows: Sequence[Node]) -> tuple[Node, ...]:

@@ -28,6 +28,7 @@ from autoscaler.errors import (
 from autoscaler.nodes import terminate
 from autoscaler.nodes.ages import Ages
 from autoscaler.nodes.facts import entered, looked_at
+from autoscaler.nodes.inventory import is_anothers
 from autoscaler.nodes.launch import MARKET_FAILURES, Launcher
 from autoscaler.nodes.leases import Leases
 from autoscaler.nodes.lifecycle import Effect, Rules, Sighting, Step, next_step
@@ -251,6 +252,8 @@ class NodeRunner:
         await self._alarm(node, step, memory, judged_at)
         now = self._parts.clock.now()
         after = self._after(node, seen, step, memory, now)
+        if after.machine_id != node.machine_id and await is_anothers(after, self._parts.store):
+            return False  # a twin that the sweep gives back: by the next step that is known
         detail = memory.proven.detail if after.state is State.READY and memory.proven else ""
         await self._recorder.record(node, after, step.reason, detail)
         await self._effect(after, step, policy, memory)
