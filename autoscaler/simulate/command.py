@@ -26,6 +26,7 @@ from autoscaler.policy import Policy
 from autoscaler.quantity import parse_duration, show_duration
 from autoscaler.simulate.job import Job, job_of
 from autoscaler.simulate.market import Boots, Market
+from autoscaler.simulate.page import Words, check_page, write_page
 from autoscaler.simulate.result import Result
 from autoscaler.simulate.world import simulate as run
 from autoscaler.traces.multiply import multiplied
@@ -67,6 +68,10 @@ def simulate(
     seed: Annotated[
         int, typer.Option(help="of boots, stock and copies; the same seed, the same result")
     ] = 1,
+    page: Annotated[
+        Path | None,
+        typer.Option(help="write an HTML page with plots too (extra: report)", metavar="FILE.html"),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
 ) -> None:
     """Replay a trace against a policy: money, requests in time, machines. Rents nothing, asks nobody.
@@ -76,6 +81,8 @@ def simulate(
     docs/simulate.md.
     """
     with said_errors(), _stoppable():
+        if page is not None:
+            check_page(page)
         asked = _Asked(policy, trace, since, until, scale, seed)
         settings = None if config is None else read_config(config)
         rented = read_policy(policy)
@@ -83,7 +90,10 @@ def simulate(
         job = _job(asked, rented, settings, market)
         with _progress(job, shown=not json) as progress:
             result = run(job, progress)
-        show(_screen(result, asked, job), as_json=json)
+        screen = _screen(result, asked, job)
+        if page is not None:
+            write_page(page, result, _words(screen, asked, job))
+        show(screen, as_json=json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +263,26 @@ def _screen(result: Result, asked: _Asked, job: Job) -> Table:
     )
     return Table(
         ("What", ""), list(_rows(result)), document, notes=notes, lead=(lead,), headed=False
+    )
+
+
+def _words(screen: Table, asked: _Asked, job: Job) -> Words:
+    """What the screen says, for a page, with what was asked for."""
+    boots, share = job.market.boots, job.market.out_share
+    until = "its end" if asked.until_h is None else f"hour {asked.until_h:g}"
+    return Words(
+        title=" ".join(str(line) for line in screen.lead),
+        figures=[(str(name), str(value)) for name, value, *_ in screen.rows],
+        asked=(
+            ("policy", str(asked.policy)),
+            ("trace", f"{asked.trace}, from hour {asked.since_h:g} to {until}"),
+            ("traffic", f"× {asked.scale:g}"),
+            ("boots", f"median {boots.median_s:g} s, sigma {boots.sigma:g}"),
+            ("sold out", f"{share:.0%} of the time"),
+            ("seed", str(asked.seed)),
+        ),
+        notes=[str(note) for note in screen.notes],
+        since_h=asked.since_h,
     )
 
 
