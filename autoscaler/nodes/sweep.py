@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -48,6 +48,15 @@ _SIGHT_KEPT_S = 3600.0  # of an orphan that no listing shows any more
 ORPHANS_MODEL = ModelName("orphans")  # the lease and the rows of machines that no policy claims
 
 
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """An orphan, and when it was first and last seen in seconds since boot."""
+
+    orphan: Orphan
+    first_s: float
+    last_s: float
+
+
 class Sweeper:
     """Runs sweeps and keeps what the last one found."""
 
@@ -72,7 +81,7 @@ class Sweeper:
         self._mark = mark
         self._in_traffic = in_traffic
         self._confirmed = False
-        self._sights: dict[MachineId, tuple[Orphan, float]] = {}
+        self._sights: dict[MachineId, _Sight] = {}
         self._disks_told: frozenset[str] = frozenset()
         # Held while several rows appear that a sweep must see all or none of.
         self.gate = asyncio.Lock()
@@ -132,14 +141,21 @@ class Sweeper:
     def _first_sights(self, stored: Sequence[Orphan]) -> tuple[Orphan, ...]:
         """Orphans with when they were first seen, those too that a listing has lacked since.
 
-        A listing that leaves one out proves nothing: its grace time would begin anew with every flicker.
+        A listing that leaves one out proves nothing: its grace time would begin anew with every flicker. Within one
+        process it is counted by the boot clock: a wall clock that is set back would else make it longer.
         """
-        at_s = self._clock.boot_s()
+        at_s, now = self._clock.boot_s(), self._clock.now()
         for orphan in stored:
-            self._sights[orphan.machine_id] = (orphan, at_s)
+            known = self._sights.get(orphan.machine_id)
+            age_s = max(0.0, (now - orphan.first_seen).total_seconds())
+            first_s = known.first_s if known is not None else at_s - age_s
+            self._sights[orphan.machine_id] = _Sight(orphan, first_s, at_s)
         lately_s = at_s - _SIGHT_KEPT_S
-        self._sights = {key: seen for key, seen in self._sights.items() if seen[1] > lately_s}
-        return tuple(orphan for orphan, _ in self._sights.values())
+        self._sights = {key: seen for key, seen in self._sights.items() if seen.last_s > lately_s}
+        return tuple(
+            replace(seen.orphan, first_seen=now - timedelta(seconds=at_s - seen.first_s))
+            for seen in self._sights.values()
+        )
 
     async def _carry_out(
         self,

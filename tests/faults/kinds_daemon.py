@@ -96,6 +96,7 @@ def _freeze(world: World, params: Params) -> Undo | None:
 
 def _step_clock(world: World, params: Params) -> None:
     world.clock.off_by += timedelta(seconds=params["by_s"])
+    world.clock_stepped_at_s = world.time.seconds()
     world.stepped_s += abs(params["by_s"])
 
 

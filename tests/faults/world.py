@@ -45,6 +45,8 @@ from tests.faults.stores import StoreSide
 from tests.faults.virtual import HostClock, WorldTime
 
 RESTART_S = 10.0  # until the service manager starts a daemon that ended by itself
+_UNNOTICED_S = 300.0  # between a step of the wall clock and a start: who starts ages the rows by it
+_STEP_EFFECT_S = 900.0
 _CALL_FAULTS = frozenset(
     {
         "drop_before", "drop_after", "delay", "hang", "status", "html", "cut_json", "huge", "late",
@@ -115,6 +117,7 @@ class World:
         self.down_until_s = 0.0
         self.unable_s = 0.0
         self.stepped_s = 0.0
+        self.clock_stepped_at_s = float("-inf")
         self.two_lies_until_s = -1.0
         self._lives = 0
         self.crash_every_s = 0.0
@@ -341,12 +344,19 @@ class World:
         )
 
     def _watch_liars(self) -> None:
-        """Two witnesses that lie at once prove anything: what follows from that is no fault of the daemon's."""
+        """Two witnesses that lie at once prove anything: what follows from that is no fault of the daemon's.
+
+        Nor is what follows from a wall clock that steps while no process is there to notice.
+        """
         kinds = {fault.kind for fault in self.cloud.emulator.cloud.faults.standing()}
         listing_lies = kinds & {"list_stale", "list_partial", "list_empty", "list_loops", "flicker"}
         others = len(listing_lies) > 1 or self.cut_from_nodes or self.hosts_dark
         if listing_lies and others:
             self.two_lies_until_s = self.time.seconds() + 180.0
+        for run in self.runs:
+            if abs(run.began_s - self.clock_stepped_at_s) < _UNNOTICED_S:
+                until_s = max(run.began_s, self.clock_stepped_at_s) + _STEP_EFFECT_S
+                self.two_lies_until_s = max(self.two_lies_until_s, until_s)
 
     @property
     def hosts_dark(self) -> bool:

@@ -401,6 +401,22 @@ def test_a_state_entered_after_the_jump_is_aged_by_the_new_clock() -> None:
     assert abs((ages.instant(moved) - moved.since).total_seconds() - 30) < 0.001
 
 
+@pytest.mark.parametrize("by", [timedelta(hours=2), -timedelta(hours=2)])
+def test_a_state_that_another_part_recorded_right_before_a_jump_is_no_older_for_it(
+    by: timedelta,
+) -> None:
+    clock = HandClock()
+    ages = Ages(clock)
+    ages.instant(node(State.READY))
+    draining = node(State.DRAINING, since=clock.now())
+    clock.move(5)
+    clock.jump(by)
+
+    age = ages.instant(draining) - draining.since
+
+    assert abs(age.total_seconds() - 5) < 0.001
+
+
 def test_an_heir_ages_a_node_by_what_its_row_says() -> None:
     clock = HandClock()
     clock.move(600)

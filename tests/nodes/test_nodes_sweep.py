@@ -160,6 +160,22 @@ async def test_a_listing_that_leaves_an_orphan_out_does_not_begin_its_grace_anew
     assert [row.machine_id for row in await open_rows(alive)] == [stray.id]
 
 
+async def test_a_wall_clock_that_is_set_back_does_not_make_an_orphans_grace_longer(
+    alive: Life, sweeper: Sweeper
+) -> None:
+    alive.cloud.add(stray_name())
+    for _ in range(2):
+        await sweeper.sweep(SLUGS, MARKET)
+        alive.clock.move(60)
+    alive.clock.jump(-timedelta(hours=1))
+    alive.clock.move(TIMINGS.orphan_grace.total_seconds())
+    await alive.leases.renew_all()
+
+    await sweeper.sweep(SLUGS, MARKET)
+
+    assert [row.state for row in await open_rows(alive)] == [State.TERMINATING]
+
+
 async def test_an_orphans_first_sight_outlives_the_daemon(alive: Life, sweeper: Sweeper) -> None:
     alive.cloud.add(stray_name())
     await sweeper.sweep(SLUGS, MARKET)
