@@ -19,7 +19,7 @@ _QUANTILES = (("p50", 0.5, "#56b4e9"), ("p95", 0.95, "#0072b2"), ("p99", 0.99, "
 _TYPES = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00")
 _INK, _RED, _GREEN = "#222222", "#c8321f", "#2a8a3e"
 # how a machine's area is filled while it serves, boots, leaves
-_STATES = (("serving", "cc", ""), ("booting", "55", "/"), ("leaving", "33", "."))
+_STATES = (("serving", 0.8, ""), ("booting", 0.33, "/"), ("leaving", 0.2, "."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _demand(ends: Sequence[Minute]) -> Plot:
         "In replicas on the reference machine, as each decision counted them.",
         (
             _line("capacity that serves", "minutes", [m.ready for m in ends], "#56b4e9", step=True)
-            | {"fill": "tozeroy", "fillcolor": "#56b4e955"},
+            | {"fill": "tozeroy", "fillcolor": _faint("#56b4e9", 0.33)},
             _line("wanted", "minutes", [m.want for m in ends], "#e69f00", step=True, dash="dot"),
             _line("demand", "minutes", [m.demand for m in ends], _INK),
         ),
@@ -134,13 +134,13 @@ def _machines(ends: Sequence[Minute], types: Sequence[str]) -> Plot:
     traces = []
     for number, name in enumerate(types):
         colour = _TYPES[number % len(_TYPES)]
-        for state, (word, alpha, pattern) in _ordered_states():
+        for state, (word, share, pattern) in _ordered_states():
             values = [found[name][state] if name in found else 0 for found in counts]
             if not any(values):
                 continue
             area = _line(f"{name} {word}", "minutes", values, colour, step=True) | {
                 "stackgroup": "machines",
-                "fillcolor": colour + alpha,
+                "fillcolor": _faint(colour, share),
                 "fillpattern": {"shape": pattern, "size": 6, "fgcolor": colour},
             }
             area["line"] |= {"width": 0.5}
@@ -153,7 +153,7 @@ def _machines(ends: Sequence[Minute], types: Sequence[str]) -> Plot:
     )
 
 
-def _ordered_states() -> Iterable[tuple[int, tuple[str, str, str]]]:
+def _ordered_states() -> Iterable[tuple[int, tuple[str, float, str]]]:
     """Serving at the bottom; a `Minute` has boots first."""
     return zip((1, 0, 2), _STATES, strict=True)
 
@@ -268,6 +268,11 @@ def _line(
         "marker": {"size": 3},
         "line": {"color": colour, "width": 1.5, "dash": dash, "shape": "hv" if step else "linear"},
     }
+
+
+def _faint(colour: str, share: float) -> str:
+    red, green, blue = bytes.fromhex(colour[1:])
+    return f"rgba({red},{green},{blue},{share:g})"
 
 
 def _short(value: float, digits: int) -> float:
