@@ -105,12 +105,16 @@ def test_no_option_of_any_command_takes_a_secret_itself() -> None:
 
     taken = {(command, option) for command, option in options() if named.search(option)}
 
-    # a public key, and files whose name ends so
+    # a public key, files whose name ends so, and the tokens of language models
     assert {option for _, option in taken} <= {
         "--ssh-public-key",
         "--host-key",
         "--client-keys",
         "--tls-key",
+        "--bytes-per-token",
+        "--stream-bytes-per-token",
+        "--prompt-tokens",
+        "--output-tokens",
     }
 
 
