@@ -24,6 +24,7 @@ from autoscaler.domain.offer import OfferKey
 from autoscaler.errors import ConfigError
 from autoscaler.policy import Policy
 from autoscaler.quantity import parse_duration, show_duration
+from autoscaler.simulate.hindsight import Hindsight, hindsight
 from autoscaler.simulate.job import Job, job_of
 from autoscaler.simulate.market import Boots, Market
 from autoscaler.simulate.page import Words, check_page, write_page
@@ -244,8 +245,10 @@ def _progress(job: Job, shown: bool) -> Iterator[Callable[[float], None]]:
 
 
 def _screen(result: Result, asked: _Asked, job: Job) -> Table:
+    bound = hindsight(job, result)
     document = {
         **result.to_json(),
+        "hindsight": None if bound is None else bound.to_json(),
         "policy": str(asked.policy),
         "trace": str(asked.trace),
         "scale": asked.scale,
@@ -262,7 +265,12 @@ def _screen(result: Result, asked: _Asked, job: Job) -> Table:
         f"simulated in {span(result.took.total_s)}: a model of the servers, not your machines (docs/simulate.md)",
     )
     return Table(
-        ("What", ""), list(_rows(result)), document, notes=notes, lead=(lead,), headed=False
+        ("What", ""),
+        [*_rows(result), *_hindsight_row(result, bound)],
+        document,
+        notes=notes,
+        lead=(lead,),
+        headed=False,
     )
 
 
@@ -314,6 +322,16 @@ def _rows(result: Result) -> Iterator[tuple[object, object]]:
         f"{result.launches} launched{f' ({types})' if types else ''} · {result.releases} given back, "
         f"{result.cancelled} of them before they served · {counted(result.reversals, 'reversal')} · "
         f"{result.refused} sold out when ordered",
+    )
+
+
+def _hindsight_row(result: Result, bound: Hindsight | None) -> Iterator[tuple[object, object]]:
+    if bound is None or (ratio := bound.ratio(result)) is None:
+        return
+    yield (
+        "in hindsight",
+        f"{money(bound.usd)} at least for every request in its minute, {money(bound.usd_whole)} by whole replicas "
+        f"({bound.type}): this cost {ratio:.1f} ×",
     )
 
 
