@@ -56,11 +56,13 @@ async def test_prometheus_scrapes_daemon_and_nodes_and_a_model_scales_by_it(bare
         (node,) = await bare.ready()
 
         async def all_up() -> bool:
-            found = {r["metric"]["job"]: r["value"][1] for r in await _query(bare, url, "up")}
+            await bare.ask()  # a node that idles goes after some seconds, scraped or not
+            up = await _query(bare, url, "max by (job) (max_over_time(up[1m]))")
+            found = {r["metric"]["job"]: r["value"][1] for r in up}
             return found == {"daemon": "1", "gateway": "1", "nodes": "1"}
 
         await bare.until(all_up, "Prometheus reaches the daemon, the gateway and the node")
-        by_model = await _query(bare, url, "vllm:num_requests_running")
+        by_model = await _query(bare, url, "last_over_time(vllm:num_requests_running[1m])")
         assert by_model[0]["metric"]["offer"] == node["type"]
         await bare.is_empty()
         ready = await _query(bare, url, "max_over_time(autoscaler_ready_replicas[1m])")
